@@ -1,0 +1,236 @@
+"""A string on the wire -> Number: its form, its class in the country pack, and the key that lists know it by.
+
+Knows how a number may be written and refuses every other string; never strips, guesses or repairs, because
+each repair is a way to spoof (libphonenumber turns ``1230613800138000`` and ``abc13800138000`` into valid
+mobiles). Does not know what a rule makes of a class (``policy``).
+"""
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+
+from phonenumbers import COUNTRY_CODE_TO_REGION_CODE, PhoneMetadata
+
+from pbxguard.errors import BadNumber
+from pbxguard.screening.pack import BAD_LENGTH, Pack
+
+
+class Form(StrEnum):
+    """How the number was written; the same digits mean different things in different forms."""
+
+    PLUS = "plus"
+    IDD00 = "idd00"
+    NATIONAL0 = "national0"
+    BARE = "bare"
+    E164_BARE = "e164_bare"
+    WITHHELD = "withheld"
+    MISSING = "missing"
+    INVALID = "invalid"
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number as heard and as read.
+
+    Attributes:
+        raw: As on the wire, cut to 200 characters; written by the caller.
+        form: How it was written.
+        number_class: Class name of the pack (``mobile_cm``, ``fixed``, ``svc95_vas`` ...), ``intl_<region>``
+            for a foreign number (``intl_hk``), ``intl_bad_cc``, ``<class>_bad_length``, ``withheld``,
+            ``missing`` or ``invalid``.
+        key: The home form under which lists and registry know it: as a subscriber at home would dial it
+            (``13800138000``, ``057186554321``, ``95588``), or ``+85261234567``; None where there is none.
+        e164: ``+`` and at most 15 digits where the number is one (E.164), else None.
+        region: ISO 3166 alpha-2 in lower case (``cn``, ``hk``, ``us``), or None.
+        group: ``intl`` or ``hmt`` for a foreign number, else None.
+    """
+
+    raw: str
+    form: Form
+    number_class: str
+    key: str | None = None
+    e164: str | None = None
+    region: str | None = None
+    group: str | None = None
+
+
+_MOST_RAW = 200  # characters of the wire that are kept
+_WITHHELD = frozenset({"anonymous", "unavailable", "restricted", "unknown", "private", "withheld"})
+# ASCII only: [0-9] does not match full-width or Arabic digits, and fullmatch allows no line end.
+_WRITTEN = re.compile(r"\+?[0-9]{1,24}")
+
+
+def read_cli(raw: str, pack: Pack, wire_format: Collection[str] = ()) -> Number:
+    """Read the user part of From or P-Asserted-Identity. Never raises; bounded in time and memory.
+
+    URI parameters are cut (RFC 3966 section 3); after that only ``+`` and 1 to 24 ASCII digits are a number.
+    A word for a withheld identity (RFC 3323 section 4.1, ``anonymous``, and what gateways write) is
+    ``WITHHELD``: the network knows the caller. Nothing at all is ``MISSING``: nobody does.
+
+    Args:
+        raw: As on the wire, percent signs not decoded.
+        pack: The country pack of home.
+        wire_format: Of the trunk (``TrunkRules.wire_format``). ``e164_bare`` in it means that the carrier
+            sends country code and number without a prefix; without it such a number is never guessed.
+    """
+    raw = raw[:_MOST_RAW]
+    text = raw.partition(";")[0]
+    if not text:
+        return Number(raw, Form.MISSING, "missing")
+    if _WRITTEN.fullmatch(text) is not None:
+        return _read(raw, text, pack, e164_bare="e164_bare" in wire_format)
+    if _is_withheld(text):
+        return Number(raw, Form.WITHHELD, "withheld")
+    return Number(raw, Form.INVALID, "invalid")
+
+
+def read_callee(raw: str, pack: Pack) -> Number:
+    """Read the called number as the PBX received it. Never raises; the same bounds as ``read_cli``.
+
+    A subscriber is reached in the forms of home, so ``e164_bare`` is not one, and no word means a number.
+    """
+    raw = raw[:_MOST_RAW]
+    text = raw.partition(";")[0]
+    if not text:
+        return Number(raw, Form.MISSING, "missing")
+    if _WRITTEN.fullmatch(text) is None:
+        return Number(raw, Form.INVALID, "invalid")
+    return _read(raw, text, pack, e164_bare=False)
+
+
+def home_key(text: str, pack: Pack) -> str:
+    """The home form of a number that an operator typed: ``Number.key`` of the CLI that it will match.
+
+    Accepts ``13800138000``, ``+8613800138000``, ``057186554321``, ``95588``, ``+85261234567``; white space
+    around it is ignored.
+
+    Raises:
+        BadNumber: With the remedy, for everything that no valid CLI can be.
+    """
+    text = text.strip()
+    shown = ascii(text if len(text) <= 40 else text[:40] + "...")
+    if _WRITTEN.fullmatch(text) is None:
+        raise BadNumber(f"{shown} is not a number: write digits only, with + first for another country")
+    number = _read(text, text, pack, e164_bare=False)
+    if number.key is None:
+        raise BadNumber(
+            f"{shown} is no number that can call here ({number.number_class}): write it as dialled at home "
+            f"(13800138000, {pack.trunk_prefix}57186554321, 95588), or + and country code (+85261234567)"
+        )
+    return number.key
+
+
+def _is_withheld(text: str) -> bool:
+    """A token, alone or as user or host of a URI: anonymous@anonymous.invalid (RFC 3323 section 4.1.1.3)."""
+    text = text.lower().removeprefix("sips:").removeprefix("sip:")
+    user, _, host = text.partition("@")
+    if host:
+        return host == "anonymous.invalid" or user in _WITHHELD
+    return user in _WITHHELD or user == "anonymous.invalid"
+
+
+def _read(raw: str, text: str, pack: Pack, *, e164_bare: bool) -> Number:
+    """Read a string that is ``+`` and digits, or digits."""
+    if text[0] == "+":
+        return _international(raw, Form.PLUS, text[1:], pack)
+    if text.startswith(pack.idd):
+        return _international(raw, Form.IDD00, text[len(pack.idd) :], pack)
+    if pack.trunk_prefix and text.startswith(pack.trunk_prefix):
+        return _long_distance(raw, text[len(pack.trunk_prefix) :], pack)
+    if e164_bare:
+        number = _international(raw, Form.E164_BARE, text, pack)
+        if number.key is not None:
+            return number
+    number_class = pack.national_class(text, "bare")
+    if number_class is None:
+        return Number(raw, Form.BARE, "invalid")
+    return _national(raw, Form.BARE, number_class, text, pack)
+
+
+def _international(raw: str, form: Form, digits: str, pack: Pack) -> Number:
+    if digits.startswith(pack.cc):
+        return _significant(raw, form, digits[len(pack.cc) :], pack)
+    cc = _country_code(digits)
+    if cc is None:
+        return Number(raw, form, "intl_bad_cc")
+    region = pack.foreign_region(digits)
+    # A country that is newer than the pack is foreign all the same.
+    code = region.code if region is not None else COUNTRY_CODE_TO_REGION_CODE[cc][0].lower()
+    group = region.group if region is not None else "intl"
+    if len(digits) > pack.e164_max or len(digits) - len(str(cc)) not in _lengths(cc):
+        return Number(raw, form, "intl" + BAD_LENGTH, region=code, group=group)
+    e164 = "+" + digits
+    return Number(raw, form, "intl_" + code, e164, e164, code, group)
+
+
+def _country_code(digits: str) -> int | None:
+    """The country code that opens the digits; no code opens another one (ITU-T E.164)."""
+    for end in (1, 2, 3):
+        cc = int(digits[:end] or 0)
+        if cc in COUNTRY_CODE_TO_REGION_CODE and digits[0] != "0":
+            return cc
+    return None
+
+
+@lru_cache(maxsize=1000)  # there are three digits of country code at most
+def _lengths(cc: int) -> frozenset[int]:
+    """Lengths of a national significant number in any region of a country code, by phonenumberslite."""
+    lengths: set[int] = set()
+    for region in COUNTRY_CODE_TO_REGION_CODE[cc]:
+        known = PhoneMetadata.metadata_for_region_or_calling_code(cc, region)
+        if known is not None and known.general_desc is not None:
+            lengths.update(known.general_desc.possible_length)
+    return frozenset(lengths)
+
+
+def _significant(raw: str, form: Form, digits: str, pack: Pack) -> Number:
+    """Read what follows the home country code: fixed first, then mobile and services, then area + service.
+
+    +861065551234 is a fixed number in Beijing; the bare digits 1065551234 are a text port.
+    """
+    area = pack.area(digits)
+    if area is not None and len(digits) - len(area.code) in area.local_lengths:
+        return _national(raw, form, "fixed", pack.trunk_prefix + digits, pack)
+    number_class = pack.national_class(digits, "nsn")
+    if number_class is not None and not number_class.endswith(BAD_LENGTH):
+        return _national(raw, form, number_class, digits, pack)
+    return _after_area(raw, form, digits, pack, number_class)
+
+
+def _long_distance(raw: str, digits: str, pack: Pack) -> Number:
+    """Read what follows the trunk prefix: area + local, a mobile in the old form, or area + service."""
+    area = pack.area(digits)
+    if area is not None and len(digits) - len(area.code) in area.local_lengths:
+        return _national(raw, Form.NATIONAL0, "fixed", pack.trunk_prefix + digits, pack)
+    number_class = pack.national_class(digits, "trunk0")
+    if number_class is not None and not number_class.endswith(BAD_LENGTH):
+        return _national(raw, Form.NATIONAL0, number_class, digits, pack)
+    return _after_area(raw, Form.NATIONAL0, digits, pack, number_class)
+
+
+def _after_area(raw: str, form: Form, digits: str, pack: Pack, otherwise: str | None) -> Number:
+    """Read area + service (057196110), else say what is wrong with the digits."""
+    area = pack.area(digits)
+    if area is not None:
+        service = pack.national_class(digits[len(area.code) :], "area")
+        if service is not None and not service.endswith(BAD_LENGTH):
+            return _national(raw, form, service, pack.trunk_prefix + digits, pack)
+        otherwise = otherwise or "fixed" + BAD_LENGTH
+    return _national(raw, form, otherwise or "invalid", digits, pack)
+
+
+# What an international number can reach; short codes and text ports have no E.164 form.
+_SUBSCRIBER_CLASSES = ("mobile_", "fixed", "satellite", "iot", "reserved")
+
+
+def _national(raw: str, form: Form, number_class: str, key: str, pack: Pack) -> Number:
+    """A number of home; one that is not valid has no key, but it claims to be from here all the same."""
+    home = pack.country.lower()
+    if number_class == "invalid" or number_class.endswith(BAD_LENGTH):
+        return Number(raw, form, number_class, region=home)
+    e164 = None
+    if number_class.startswith(_SUBSCRIBER_CLASSES):
+        e164 = "+" + pack.cc + key.removeprefix(pack.trunk_prefix)
+    return Number(raw, form, number_class, key, e164, home)

@@ -1,0 +1,141 @@
+"""What a PBX does with a verdict: connect, or which prompt, SIP status and headers.
+
+One table from reason group to refusal (DESIGN section 3; RFC 3261 603, RFC 5079 433, RFC 8197 607, RFC 8688
+608). Knows what an adapter can send (``Capabilities``); does not know how it sends it.
+"""
+
+from dataclasses import dataclass
+
+from pbxguard.screening.call import Block, Failed, Label, Trunk, Verdict
+from pbxguard.screening.pack import Pack
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What one adapter can put on the wire.
+
+    Attributes:
+        adapter: ``asterisk`` or ``freeswitch``.
+        call_info: It can add Call-Info to a refusal, which RFC 8688 section 3.1 wants with 608.
+        contact_url: Where a refused caller can complain (the jCard URL), where the site has one.
+    """
+
+    adapter: str
+    call_info: bool = False
+    contact_url: str = ""
+
+
+#: Stock Asterisk sends any status with PJSIPHangup, but no header of its own on a refusal.
+ASTERISK = Capabilities("asterisk")
+
+
+@dataclass(frozen=True, slots=True)
+class Treatment:
+    """What the PBX is told.
+
+    Attributes:
+        connect: Let the call go on.
+        status: SIP status of the refusal, or None when connecting.
+        mode: How the prompt is played: ``early`` (183 with SDP), ``answer`` (billable) or ``none``.
+        prompt: Name of the prompt, or "" for a silent refusal.
+        languages: In which languages, in order.
+        display: Display name for the callee's telephone, or "" to leave the caller's.
+        call_info: URL for Call-Info, or "".
+    """
+
+    connect: bool
+    status: int | None = None
+    mode: str = "none"
+    prompt: str = ""
+    languages: tuple[str, ...] = ()
+    display: str = ""
+    call_info: str = ""
+
+
+#: Reason group -> (status, prompt). ``system`` may be upgraded to 608, ``not_opted_in`` too (see below).
+_REFUSALS = {
+    "not_opted_in": (603, "intl_default_off"),
+    "own_block": (607, "subscriber_blocklist"),
+    "system": (603, "system_blocklist"),
+    "withheld": (433, "cli_missing"),
+    "failed": (480, "guard_failed"),
+}
+
+#: Labels that the callee sees, the weightiest first; the rest are for the log.
+_SHOWN = (
+    Label.SIMBOX_SUSPECTED,
+    Label.ROAMING_UNKNOWN,
+    Label.INTL_ORIGIN_NOTICE,
+    Label.VERIFIED_GOV,
+    Label.VAS_CALL_CENTRE,
+    Label.PRIVACY_NUMBER,
+)
+
+
+def treatment_for(
+    verdict: Verdict,
+    *,
+    trunk: Trunk,
+    capabilities: Capabilities,
+    pack: Pack,
+    language: str,
+    has_offer: bool = True,
+    may_prompt: bool = True,
+) -> Treatment:
+    """What to do with a call.
+
+    Args:
+        verdict: The guard's answer; on ``Failed`` the trunk's ``fail`` setting chooses.
+        trunk: Where the call came from.
+        capabilities: What the adapter can send.
+        pack: For texts and languages.
+        language: The callee's language, for display texts and as the second language of a prompt.
+        has_offer: The INVITE had SDP; without one no early media can reach the caller, so none is played.
+        may_prompt: False when the trunk's prompt budget is used up (RFC 8688 section 6: a prompt is traffic
+            that a small INVITE can trigger).
+    """
+    if isinstance(verdict, Failed):
+        if trunk.fail == "open":
+            return Treatment(connect=True)
+    elif not isinstance(verdict, Block):
+        return Treatment(connect=True, display=_display(verdict, pack, language))
+    group = pack.reason_group(verdict.reason)
+    status, prompt = _REFUSALS[group]
+    call_info = ""
+    if group == "not_opted_in" and capabilities.call_info and capabilities.contact_url:
+        status, call_info = 608, capabilities.contact_url
+    if group == "system" and (capabilities.call_info or trunk.hostile_ok):
+        status = 608
+    if trunk.prompt == "none" or not may_prompt or (trunk.prompt == "early" and not has_offer):
+        return Treatment(connect=False, status=status, call_info=call_info)
+    return Treatment(
+        connect=False,
+        status=status,
+        mode=trunk.prompt,
+        prompt=prompt,
+        languages=_languages(verdict, group, pack),
+        call_info=call_info,
+    )
+
+
+def _languages(verdict: Verdict, group: str, pack: Pack) -> tuple[str, ...]:
+    """The caller's language, then the home language; for hostile callers the home language alone, kept short."""
+    home = pack.home_language
+    cli = verdict.basis.cli
+    if group in ("system", "failed") or cli is None:
+        return (home,)
+    if cli.region is None:
+        return (home, "en") if group == "withheld" else (home,)
+    spoken = pack.languages(cli.region) if cli.group is not None else (home,)
+    return tuple(dict.fromkeys((*spoken[:1], home, *spoken[1:])))[:2]
+
+
+def _display(verdict: Verdict, pack: Pack, language: str) -> str:
+    label = next((label for label in _SHOWN if label in verdict.labels), None)
+    if label is None:
+        return ""
+    text = pack.display(label, language)
+    cli = verdict.basis.cli
+    if label is Label.INTL_ORIGIN_NOTICE and cli is not None and cli.region is not None:
+        text = f"{text} {pack.region_name(cli.region, language)}"
+    return text

@@ -1,0 +1,120 @@
+"""Consent events folded into state, and what the state lets through."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pbxguard.screening.registry import (
+    CallClass,
+    Consent,
+    ConsentEvent,
+    Verb,
+    closed,
+    consent_of,
+    fold,
+    opened,
+)
+
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+ME, CALLER = "13957100001", "+85261234567"
+
+
+def event(verb: Verb, day: int, until: int | None = None, **fields: str) -> ConsentEvent:
+    return ConsentEvent(
+        number=ME,
+        call_class=CallClass.HMT,
+        channel=fields.get("channel", "voice"),
+        verb=verb,
+        effective_at=T0 + timedelta(days=day),
+        recorded_at=T0,
+        actor="test",
+        via="cli",
+        until=None if until is None else T0 + timedelta(days=until),
+        caller=fields.get("caller", ""),
+    )
+
+
+def ask(
+    *consents: Consent, day: float, caller: str | None = CALLER, channel: str = "voice"
+) -> Consent | None:
+    return opened(consents, ME, CallClass.HMT, channel, caller, T0 + timedelta(days=day))
+
+
+events = st.builds(
+    event,
+    verb=st.sampled_from(Verb),
+    day=st.integers(0, 3),
+    until=st.sampled_from([None, 9]),
+    caller=st.sampled_from(["", CALLER]),
+    channel=st.sampled_from(["voice", "sms"]),
+)
+
+
+@given(st.lists(events), st.data())
+def test_folding_in_batches_is_folding_at_once(ledger: list[ConsentEvent], data: st.DataObject) -> None:
+    """Any cut of the ledger into batches, folded one after the other, gives the same state."""
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(ledger)), max_size=4)))
+    state: dict[object, Consent] = {}
+    for start, stop in zip([0, *cuts], [*cuts, len(ledger)], strict=True):
+        state = fold(ledger[start:stop], state)  # type: ignore[arg-type, assignment]
+    assert state == fold(ledger)
+
+
+@given(st.lists(events))
+def test_newest_event_wins_and_ties_go_to_the_later_line(ledger: list[ConsentEvent]) -> None:
+    """Each key holds its event with the newest effective time, the last in the ledger of those."""
+    for key, consent in fold(ledger).items():
+        mine = [e for e in ledger if (e.number, e.call_class, e.channel, e.caller) == key]
+        newest = max(e.effective_at for e in mine)
+        assert consent == consent_of([e for e in mine if e.effective_at == newest][-1])
+
+
+def test_consent_holds_from_since_to_just_before_until() -> None:
+    """A consent is half-open: its first moment counts, its last does not."""
+    consent = consent_of(event(Verb.OPEN, 1, until=2))
+    assert ask(consent, day=1 - 1e-6) is None
+    assert ask(consent, day=1) == consent
+    assert ask(consent, day=2 - 1e-6) == consent
+    assert ask(consent, day=2) is None
+
+
+def test_consent_for_one_caller_lets_only_that_caller_through() -> None:
+    """A caller-specific consent holds for its caller; one for all holds for a caller without number too."""
+    one, everyone = consent_of(event(Verb.OPEN, 0, caller=CALLER)), consent_of(event(Verb.OPEN, 0))
+    assert ask(one, day=1) == one
+    assert ask(one, day=1, caller="+85269999999") is None
+    assert ask(one, day=1, caller=None) is None
+    assert ask(everyone, day=1, caller=None) == everyone
+    assert ask(everyone, one, day=1) == one
+
+
+def test_other_number_class_or_channel_is_not_opened() -> None:
+    """Consent to voice calls from Hong Kong says nothing about texts, other classes or other people."""
+    consent = consent_of(event(Verb.OPEN, 0))
+    at = T0 + timedelta(days=1)
+    assert ask(consent, day=1, channel="sms") is None
+    assert opened([consent], ME, CallClass.INTL, "voice", CALLER, at) is None
+    assert opened([consent], "13957100002", CallClass.HMT, "voice", CALLER, at) is None
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_event_dated_ahead_leaves_the_present_as_it_is(backwards: bool) -> None:
+    """A close that begins next week does not close today, whatever the order of the rows."""
+    rows = [consent_of(event(Verb.OPEN, 0)), consent_of(event(Verb.CLOSE, 7))]
+    rows = rows[::-1] if backwards else rows
+    assert ask(*rows, day=6) is not None
+    assert ask(*rows, day=7) is None
+
+
+def test_closed_names_what_was_withdrawn_or_ran_out() -> None:
+    """An open consent is not closed; a closed or expired one is named."""
+    running, over, shut = (
+        consent_of(e) for e in (event(Verb.OPEN, 0), event(Verb.OPEN, 0, until=1), event(Verb.CLOSE, 0))
+    )
+    at = T0 + timedelta(days=2)
+    assert closed([running], ME, CallClass.HMT, "voice", at) is None
+    assert closed([over], ME, CallClass.HMT, "voice", at) == over
+    assert closed([shut], ME, CallClass.HMT, "voice", at) == shut
+    assert closed([], ME, CallClass.HMT, "voice", at) is None
