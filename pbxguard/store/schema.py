@@ -1,0 +1,153 @@
+"""The tables, and how times are kept: whole microseconds since 1970, UTC.
+
+Knows columns and keys. Does not know how a database is opened (``database``) or brought up to date
+(``migrations``, which must describe the same tables: a test compares the two).
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import overload
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+)
+
+REVISIONS = ("0001",)
+"""Every schema revision that this program can read or migrate from, oldest first; the last is current."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+metadata = MetaData()
+
+# BIGINT PRIMARY KEY is not the rowid on SQLite, INTEGER is; both count to 2**63.
+_SERIAL = BigInteger().with_variant(Integer(), "sqlite")
+
+subscriber = Table(
+    "subscriber",
+    metadata,
+    Column("number", String(20), primary_key=True, nullable=False),
+    Column("operator", String(20), nullable=False),
+    Column("province", String(40), nullable=False),
+    Column("language", String(20), nullable=False),
+    sqlite_with_rowid=False,
+)
+
+consent_event = Table(
+    "consent_event",
+    metadata,
+    Column("id", _SERIAL, primary_key=True, autoincrement=True),
+    Column("number", String(20), nullable=False),
+    Column("call_class", String(20), nullable=False),
+    Column("channel", String(10), nullable=False),
+    Column("caller", String(20), nullable=False),
+    Column("verb", String(10), nullable=False),
+    Column("effective_at", BigInteger, nullable=False),
+    Column("until", BigInteger),
+    Column("recorded_at", BigInteger, nullable=False),
+    Column("actor", String(100), nullable=False),
+    Column("via", String(20), nullable=False),
+    Column("evidence", Text, nullable=False),
+    Index("consent_event_number", "number"),
+)
+
+consent_state = Table(
+    "consent_state",
+    metadata,
+    Column("number", String(20), primary_key=True, nullable=False),
+    Column("call_class", String(20), primary_key=True, nullable=False),
+    Column("channel", String(10), primary_key=True, nullable=False),
+    Column("caller", String(20), primary_key=True, nullable=False),
+    # part of the key: an event that is dated ahead stands beside the one that holds until then
+    Column("since", BigInteger, primary_key=True, nullable=False),
+    Column("verb", String(10), nullable=False),
+    Column("until", BigInteger),
+    sqlite_with_rowid=False,
+)
+
+list_entry = Table(
+    "list_entry",
+    metadata,
+    Column("owner", String(20), primary_key=True, nullable=False),
+    Column("key", String(30), primary_key=True, nullable=False),
+    Column("name", String(40), primary_key=True, nullable=False),
+    # the pattern, for a range only ("" where the key says it all); one row for each key of the range
+    Column("span", String(41), primary_key=True, nullable=False),
+    Column("part", SmallInteger, nullable=False),
+    Column("action", String(10), nullable=False),
+    Column("source", String(100), nullable=False),
+    Column("reason", String(500), nullable=False),
+    Column("legal_basis", String(200), nullable=False),
+    Column("expires_at", BigInteger),
+    sqlite_with_rowid=False,
+)
+
+decision = Table(
+    "decision",
+    metadata,
+    Column("id", _SERIAL, primary_key=True, autoincrement=True),
+    Column("call_id", String(200), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("channel", String(10), nullable=False),
+    Column("trunk", String(100), nullable=False),
+    Column("cli_raw", String(200), nullable=False),
+    Column("cli_key", String(20)),
+    Column("cli_class", String(60), nullable=False),
+    Column("callee_raw", String(200), nullable=False),
+    Column("callee_key", String(20)),
+    Column("verdict", String(10), nullable=False),
+    Column("reason", String(60), nullable=False),
+    Column("labels", Text, nullable=False),
+    Column("rule", String(60), nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("entry", Text, nullable=False),
+    Column("pack", String(60), nullable=False),
+    Column("lists_version", String(40), nullable=False),
+    Column("sip_status", SmallInteger),
+    Column("prompt", String(60), nullable=False),
+    Column("elapsed_us", BigInteger, nullable=False),
+    Column("extra", Text, nullable=False),
+    Index("decision_call_id", "call_id"),
+    Index("decision_at", "at"),
+)
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("name", String(40), primary_key=True, nullable=False),
+    Column("value", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+
+@overload
+def to_micros(at: datetime) -> int: ...
+@overload
+def to_micros(at: None) -> None: ...
+def to_micros(at: datetime | None) -> int | None:
+    """Turn an aware time into microseconds since 1970 UTC, exactly; None stays None.
+
+    Raises:
+        ValueError: The time has no zone: it would mean another moment on another machine.
+    """
+    if at is None:
+        return None
+    if at.tzinfo is None:
+        raise ValueError(f"{at!r} has no time zone")
+    return (at - _EPOCH) // _MICROSECOND
+
+
+@overload
+def from_micros(micros: int) -> datetime: ...
+@overload
+def from_micros(micros: None) -> None: ...
+def from_micros(micros: int | None) -> datetime | None:
+    """Turn microseconds since 1970 into an aware UTC time; None stays None."""
+    return None if micros is None else _EPOCH + timedelta(microseconds=micros)
