@@ -1,0 +1,218 @@
+"""``check`` and ``explain``: what would be decided, and what was."""
+
+import csv
+import sys
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TextIO
+
+import click
+from rich.markup import escape
+from rich.progress import Progress
+
+from pbxguard.cli.context import App, err, out, pass_app, printable, reported, show_json, show_table
+from pbxguard.errors import BadInput, PbxguardError
+from pbxguard.guard import Decided, Guard, decision_row
+from pbxguard.screening.call import Call, Channel
+from pbxguard.screening.treatment import ASTERISK
+from pbxguard.store import DecisionRow
+
+_COLUMNS = ("cli", "callee", "trunk", "channel", "at")
+_ADDED = ("class", "verdict", "reason", "labels")
+
+
+@click.command(epilog="Example: pbxguard check --from +85261234567 --to 13957100001 --trunk intl")
+@click.option("--from", "cli", metavar="CLI", help="Calling number as it would stand on the wire.")
+@click.option("--to", "callee", metavar="CALLEE", help="Called number.")
+@click.option("--trunk", metavar="NAME", help="Trunk that the call would come in on.")
+@click.option("--channel", type=click.Choice(["voice", "sms"]), default="voice", show_default=True)
+@click.option("--at", metavar="ISO8601", help="Time of the call; without an offset in the site's zone. Default: now.")
+@click.option(
+    "--batch",
+    type=click.Path(path_type=Path),
+    metavar="FILE.csv",
+    help="Decide every row (columns cli,callee,trunk,channel,at); CSV on standard output. - is standard input.",
+)
+@click.option("--json", "as_json", is_flag=True, help="The decision as JSON.")
+@pass_app
+@reported
+def check(
+    app: App,
+    cli: str | None,
+    callee: str | None,
+    trunk: str | None,
+    channel: str,
+    at: str | None,
+    batch: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Say what would be decided about a call, without any effect.
+
+    The answer "block" is an answer, not a failure: the exit code is 0.
+    """
+    guard = Guard(app.store, app.pack, app.settings, recording=False)
+    try:
+        if batch is not None:
+            if cli is not None or callee is not None:
+                raise click.UsageError("--batch takes its calls from the file; leave out --from and --to")
+            _check_batch(app, guard, batch, trunk)
+            return
+        if cli is None or callee is None or trunk is None:
+            raise click.UsageError("give --from, --to and --trunk, or --batch FILE.csv")
+        call = _call(app, {"cli": cli, "callee": callee, "trunk": trunk, "channel": channel, "at": at or ""})
+        row = decision_row(guard.decide(call, ASTERISK))
+    finally:
+        guard.close()
+    _show(app, row, as_json=as_json)
+
+
+@click.command()
+@click.argument("call_id")
+@click.option("--json", "as_json", is_flag=True, help="The decision as JSON.")
+@pass_app
+@reported
+def explain(app: App, call_id: str, *, as_json: bool) -> None:
+    """Say why a call was decided as it was, by its SIP Call-ID."""
+    row = app.store.decision(call_id)
+    if row is None:
+        err.print(
+            f"[red]pbxguard:[/red] no decision is recorded for the Call-ID {escape(printable(call_id[:80]))}; "
+            "the newest ones are:"
+        )
+        for known in app.store.recent(5):
+            err.print(f"  {escape(printable(known.call_id))}  {app.local(known.at)}  {known.reason}", soft_wrap=True)
+        sys.exit(1)
+    _show(app, row, as_json=as_json)
+
+
+def _call(app: App, row: dict[str, str]) -> Call:
+    at = app.moment(row["at"]) if row.get("at") else datetime.now(UTC)
+    return Call(
+        call_id=f"check-{uuid.uuid4()}",
+        at=at,
+        trunk=app.trunk(row["trunk"]),
+        cli=row["cli"],
+        callee=row["callee"],
+        channel=Channel(row.get("channel") or "voice"),
+    )
+
+
+def verdict_word(row: DecisionRow) -> str:
+    """``allow`` or ``block`` as the caller would experience it; a failed decision shows what its policy does."""
+    return row.verdict if row.verdict != "failed" else ("allow" if row.extra["connected"] else "block")
+
+
+def _show(app: App, row: DecisionRow, *, as_json: bool) -> None:
+    if as_json:
+        show_json(
+            {
+                "call_id": row.call_id,
+                "at": row.at.isoformat(),
+                "channel": row.channel,
+                "trunk": row.trunk,
+                "cli": row.cli_raw,
+                "cli_key": row.cli_key,
+                "class": row.cli_class,
+                "callee": row.callee_raw,
+                "callee_key": row.callee_key,
+                "verdict": verdict_word(row),
+                "failed": row.verdict == "failed",
+                "reason": row.reason,
+                "labels": list(row.labels),
+                "rule": row.rule,
+                "detail": row.detail,
+                "entry": row.entry,
+                "pack": row.pack,
+                "lists_version": row.lists_version,
+                "sip_status": row.sip_status,
+                "prompt": row.prompt,
+                "languages": row.extra["languages"],
+                "display": row.extra["display"],
+                "elapsed_us": row.elapsed_us,
+            }
+        )
+        return
+    colour = "green" if verdict_word(row) == "allow" else "red"
+    out.print(f"[bold {colour}]{verdict_word(row)}[/]  {row.reason}")
+    heard = "nothing, the call connects"
+    if row.sip_status is not None:
+        languages = " and ".join(row.extra["languages"])
+        prompt = f"the prompt {row.prompt} ({languages}), then " if row.prompt else ""
+        heard = f"{prompt}SIP {row.sip_status}"
+    rows = [
+        ("call", f"{row.call_id}  {app.local(row.at)}  {row.channel} on trunk {row.trunk}"),
+        ("CLI", f"{row.cli_raw or '(none)'}, read as {row.cli_key or 'no number'} ({row.cli_class})"),
+        ("callee", f"{row.callee_raw}, read as {row.callee_key or 'no number'}"),
+        ("because", row.detail),
+        ("rule", f"{row.rule}, pack {row.pack or '-'}"),
+        ("list entry", row.entry),
+        ("labels", ", ".join(row.labels)),
+        ("callee sees", row.extra["display"]),
+        ("caller hears", heard),
+        ("took", f"{row.elapsed_us} µs"),
+    ]
+    show_table(("what", "value"), [line for line in rows if line[1]])
+
+
+def _check_batch(app: App, guard: Guard, path: Path, trunk: str | None) -> None:
+    """Decide a CSV file row by row in bounded memory; a bad row ends it, named by line."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    with _opened(path) as file:
+        reader = csv.DictReader(file)
+        columns = reader.fieldnames or []
+        missing = [name for name in ("cli", "callee") if name not in columns]
+        if "trunk" not in columns and trunk is None:
+            missing.append("trunk")
+        unknown = [name for name in columns if name not in _COLUMNS]
+        if missing or unknown:
+            wrong = f"no column {', '.join(missing)}" if missing else f"unknown column {', '.join(unknown)!r}"
+            raise BadInput(f"{path}:1: {wrong}; the first line must name {','.join(_COLUMNS)}")
+        writer.writerow([*columns, *_ADDED])
+        with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
+            task = progress.add_task("deciding", total=_size(path))
+            for count, row in enumerate(_rows(reader, path), start=1):
+                decided = _decide_row(app, guard, path, reader.line_num, row, trunk)
+                writer.writerow([*(row[name] for name in columns), *_result(decided)])
+                if count % 1000 == 0:
+                    progress.update(task, completed=file.buffer.tell() if file.seekable() else count)
+
+
+def _decide_row(app: App, guard: Guard, path: Path, line: int, row: dict[str, str], trunk: str | None) -> Decided:
+    try:
+        if trunk is not None and not row.get("trunk"):
+            row = row | {"trunk": trunk}
+        return guard.decide(_call(app, row), ASTERISK)
+    except (PbxguardError, click.BadParameter, ValueError) as error:
+        message = error.message if isinstance(error, click.BadParameter) else str(error)
+        raise BadInput(f"{path}:{line}: {message}") from error
+
+
+def _result(decided: Decided) -> tuple[str, str, str, str]:
+    row = decision_row(decided)
+    return row.cli_class, verdict_word(row), str(row.reason), ";".join(row.labels)
+
+
+def _opened(path: Path) -> TextIO:
+    if str(path) == "-":
+        return sys.stdin
+    try:
+        return path.open(newline="", encoding="utf-8-sig", errors="replace")
+    except OSError as error:
+        raise BadInput(f"{path}: cannot read it: {error.strerror}") from error
+
+
+def _size(path: Path) -> int | None:
+    return None if str(path) == "-" else path.stat().st_size
+
+
+def _rows(reader: "csv.DictReader[str]", path: Path) -> Iterator[dict[str, str]]:
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise BadInput(f"{path}:{reader.line_num}: the row has another number of fields than the first line")
+            yield row
+    except csv.Error as error:
+        raise BadInput(f"{path}:{reader.line_num}: {error}") from error

@@ -1,0 +1,61 @@
+"""The top of the command line: global options, and the families of commands."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from pbxguard import __version__
+from pbxguard.cli import decide, lists, registry, serve, subscribers
+from pbxguard.cli.context import App
+
+
+class _Lazy(click.Group):
+    """Imports the lab's commands only when asked: docker, numpy and the rest are an extra."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), "lab"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name != "lab":
+            return super().get_command(ctx, cmd_name)
+        try:
+            from pbxguard.lab.cli import lab  # noqa: PLC0415
+        except ModuleNotFoundError as error:
+            if error.name and error.name.startswith("pbxguard"):
+                raise
+            click.echo(f"pbxguard: the lab needs {error.name}; install pbxguard[lab]", err=True)
+            sys.exit(3)
+        return lab
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Settings file; default PBXGUARD_CONFIG, then ./pbxguard.toml, then the lab's own settings.",
+)
+@click.version_option(__version__)
+@click.pass_context
+def pbxguard(ctx: click.Context, config_path: Path | None) -> None:
+    """Screen calls and texts on Asterisk and FreeSWITCH.
+
+    Exit codes: 0 done; 1 the answer is no (a scenario failed, a call is unknown); 2 wrong usage or settings;
+    3 something needed is not there.
+    """
+    ctx.obj = App(config_path)
+    ctx.call_on_close(ctx.obj.close)
+
+
+pbxguard.add_command(decide.check)
+pbxguard.add_command(decide.explain)
+pbxguard.add_command(subscribers.subscribers)
+pbxguard.add_command(registry.registry)
+pbxguard.add_command(lists.lists)
+pbxguard.add_command(serve.serve)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    pbxguard()

@@ -1,0 +1,123 @@
+"""``subscribers``: who is called here, and with which operator, province and language."""
+
+import csv
+import sys
+from pathlib import Path
+
+import click
+
+from pbxguard.cli.context import App, err, out, pass_app, reported, show_json, show_table
+from pbxguard.errors import BadInput, PbxguardError, UnknownName
+from pbxguard.screening.call import Subscriber
+
+_COLUMNS = ("number", "operator", "province", "language")
+_OPERATORS = ("cm", "cu", "ct", "cbn")
+
+
+@click.group()
+def subscribers() -> None:
+    """The called parties that this site knows: number, operator, province, language.
+
+    The operator knows its own subscribers; nothing is guessed from a number's prefix.
+    """
+
+
+@subscribers.command()
+@click.argument("number")
+@click.option("--operator", type=click.Choice(_OPERATORS), required=True)
+@click.option("--province", required=True, help="As in the pack: zhejiang, heilongjiang ...")
+@click.option("--language", type=click.Choice(["zh", "en"]), default="zh", show_default=True)
+@pass_app
+@reported
+def add(app: App, number: str, operator: str, province: str, language: str) -> None:
+    """Add a subscriber, or change one."""
+    subscriber = _subscriber(app, number, operator, province, language)
+    app.store.add_subscriber(subscriber)
+    out.print(f"subscriber {subscriber.number}: {operator}, {subscriber.province}, {language}")
+
+
+@subscribers.command()
+@click.argument("number")
+@pass_app
+@reported
+def remove(app: App, number: str) -> None:
+    """Remove a subscriber; the consent ledger keeps its lines."""
+    key = app.key(number)
+    if not app.store.remove_subscriber(key):
+        err.print(f"[red]pbxguard:[/red] {key} is no subscriber here")
+        sys.exit(1)
+    out.print(f"removed {key}")
+
+
+@subscribers.command()
+@click.argument("number", required=False)
+@click.option("--json", "as_json", is_flag=True)
+@pass_app
+@reported
+def show(app: App, number: str | None, *, as_json: bool) -> None:
+    """Show one subscriber, or all."""
+    if number is None:
+        found = list(app.store.iter_subscribers())
+    else:
+        one = app.store.subscriber(app.key(number))
+        if one is None:
+            raise UnknownName(f"{app.key(number)} is no subscriber here; `pbxguard subscribers add` adds one")
+        found = [one]
+    if as_json:
+        show_json([{name: getattr(s, name) for name in _COLUMNS} for s in found])
+    else:
+        show_table(_COLUMNS, [[getattr(s, name) for name in _COLUMNS] for s in found])
+
+
+@subscribers.command("import")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--dry-run", is_flag=True, help="Check every row and change nothing.")
+@pass_app
+@reported
+def import_(app: App, file: Path, *, dry_run: bool) -> None:
+    """Import a CSV file (number,operator,province,language): all rows or none."""
+    rows = _read(app, file)
+    if dry_run:
+        out.print(f"{len(rows)} subscribers are fine; nothing was changed")
+        return
+    app.store.import_subscribers(rows)
+    out.print(f"imported {len(rows)} subscribers")
+
+
+@subscribers.command()
+@pass_app
+@reported
+def export(app: App) -> None:
+    """Write all subscribers as CSV to standard output."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    writer.writerows([getattr(s, name) for name in _COLUMNS] for s in app.store.iter_subscribers())
+
+
+def _subscriber(app: App, number: str, operator: str, province: str, language: str) -> Subscriber:
+    if operator not in _OPERATORS:
+        raise BadInput(f"operator {operator[:40]!r} is not one of {', '.join(_OPERATORS)}")
+    if language not in ("zh", "en"):
+        raise BadInput(f"language {language[:40]!r} is not zh or en")
+    known = app.pack.provinces
+    if province not in known:
+        raise BadInput(f"province {province[:40]!r} is not in pack {app.pack.id}; it has {', '.join(sorted(known))}")
+    return Subscriber(app.key(number), operator, province, language)
+
+
+def _read(app: App, file: Path) -> list[Subscriber]:
+    found, wrong = [], []
+    with file.open(newline="", encoding="utf-8-sig", errors="replace") as text:
+        reader = csv.DictReader(text)
+        if not {"number", "operator", "province"} <= set(reader.fieldnames or ()):
+            raise BadInput(f"{file}:1: the first line must name {','.join(_COLUMNS)}")
+        for row in reader:
+            values = [(row.get(name) or "").strip() for name in _COLUMNS]
+            try:
+                found.append(_subscriber(app, values[0], values[1], values[2], values[3] or "zh"))
+            except PbxguardError as error:
+                wrong.append(f"{file}:{reader.line_num}: {error}")
+    if wrong:
+        more = f"\n... and {len(wrong) - 20} more" if len(wrong) > 20 else ""
+        raise BadInput("nothing was imported:\n" + "\n".join(wrong[:20]) + more)
+    return found

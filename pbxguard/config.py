@@ -1,0 +1,167 @@
+"""Settings: one TOML file -> one frozen value. Errors name file, line and key.
+
+Knows the settings and the lab's own values, which apply where there is no file. Does not open anything that
+the settings point to.
+"""
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pbxguard.errors import BadConfig
+from pbxguard.screening.call import Roaming, Trunk
+
+_Port = Annotated[int, Field(ge=1, le=65535)]
+_TrunkName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GuardSettings(_Section):
+    """How long a decision may take, and how many may be under way at once."""
+
+    deadline_ms: Annotated[int, Field(ge=10, le=10_000)] = 300
+    workers: Annotated[int, Field(ge=1, le=64)] = 4
+
+
+class AsteriskSettings(_Section):
+    """Where FastAGI listens. Bind it to an address that only the PBX reaches: FastAGI has no password."""
+
+    host: str = "127.0.0.1"
+    port: _Port = 4573
+    max_connections: Annotated[int, Field(ge=1)] = 512
+    request_timeout_ms: Annotated[int, Field(ge=10, le=60_000)] = 2000
+
+
+class StoreSettings(_Section):
+    """Which database; without ``url``, ``pbxguard.db`` in the state folder."""
+
+    url: str | None = None
+    keep_decisions_days: Annotated[int, Field(ge=1)] = 180
+
+
+class LogSettings(_Section):
+    """What the log shows of numbers, and how much it says."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    mask_numbers: bool = False
+
+
+class TrunkSettings(_Section):
+    """One trunk; the fields are those of ``screening.call.Trunk``."""
+
+    kind: str
+    trusted: bool = False
+    allocated: tuple[str, ...] = ()
+    outbound: bool = False
+    roaming: Roaming = Roaming.NO
+    fail: Literal["open", "closed"] = "open"
+    prompt: Literal["early", "answer", "none"] = "early"
+    hostile_ok: bool = False
+    prompts_per_minute: Annotated[int, Field(ge=0)] = 600
+
+
+#: The trunks of the lab, which apply where a site declares none.
+LAB_TRUNKS: dict[str, TrunkSettings] = {
+    "intl": TrunkSettings(kind="intl_gateway"),
+    "natl": TrunkSettings(kind="national"),
+    "ent": TrunkSettings(kind="enterprise", allocated=("0571865543*", "95201*")),
+    "goip1": TrunkSettings(kind="sim_gateway"),
+}
+
+
+class Settings(_Section):
+    """All settings of a site."""
+
+    pack: str = "cn"
+    state: Path | None = None
+    prompts: Path | None = None
+    guard: GuardSettings = GuardSettings()
+    asterisk: AsteriskSettings = AsteriskSettings()
+    store: StoreSettings = StoreSettings()
+    log: LogSettings = LogSettings()
+    trunks: dict[_TrunkName, TrunkSettings] = LAB_TRUNKS
+
+    @property
+    def state_dir(self) -> Path:
+        """``PBXGUARD_STATE``, else ``state`` of the file, else the user's state folder."""
+        if given := os.environ.get("PBXGUARD_STATE"):
+            return Path(given)
+        if self.state is not None:
+            return self.state
+        base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+        return Path(base) / "pbxguard"
+
+    @property
+    def store_url(self) -> str:
+        """SQLAlchemy URL or path of the database."""
+        return self.store.url or str(self.state_dir / "pbxguard.db")
+
+    def trunk(self, name: str) -> Trunk | None:
+        """The trunk of that name, or None."""
+        found = self.trunks.get(name)
+        return None if found is None else Trunk(name=name, **dict(found))
+
+
+def load(path: Path | None = None) -> Settings:
+    """The settings of *path*, else of the file that ``PBXGUARD_CONFIG`` names, else of ``./pbxguard.toml``.
+
+    Raises:
+        BadConfig: The file is not there, is no TOML, or has an unknown or wrong key.
+    """
+    if path is None:
+        if given := os.environ.get("PBXGUARD_CONFIG"):
+            path = Path(given)
+        elif Path("pbxguard.toml").is_file():
+            path = Path("pbxguard.toml")
+        else:
+            return Settings()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadConfig(
+            f"{path}: cannot read the settings: {error.strerror}; give another file with --config"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise BadConfig(f"{path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from error
+    try:
+        return Settings.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise BadConfig(f"{path}: not valid TOML: {error}") from error
+    except ValidationError as error:
+        raise BadConfig(_explain(path, text, error)) from error
+
+
+def _explain(path: Path, text: str, error: ValidationError) -> str:
+    """One line: file, line and key of the first wrong setting, and what is wrong with it."""
+    first = error.errors(include_url=False)[0]
+    keys = [str(part) for part in first["loc"] if not str(part).startswith("[")]
+    where = f"{path}:{_line_of(text, keys)}: {'.'.join(keys)}"
+    if first["type"] == "extra_forbidden":
+        return f"{where}: no setting has this name; see the README for the settings"
+    return f"{where}: {first['msg']}"
+
+
+def _line_of(text: str, keys: list[str]) -> int:
+    """The line (from 1) where *keys* stand in TOML *text*; the nearest table or key that is found."""
+    best, at_depth = 1, 0
+    table: list[str] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        header = re.match(r"\s*\[\[?([^\]]+)\]", line)
+        if header:
+            table = [part.strip().strip("\"'") for part in header[1].split(".")]
+            here = table
+        else:
+            key = re.match(r"\s*([\w.\"'-]+)\s*=", line)
+            if key is None:
+                continue
+            here = [*table, *(part.strip("\"'") for part in key[1].split("."))]
+        if here == keys[: len(here)] and len(here) > at_depth:
+            best, at_depth = number, len(here)
+    return best

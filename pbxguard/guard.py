@@ -1,0 +1,273 @@
+"""The only place that joins store, clock and policy under a deadline, and where failure becomes an outcome.
+
+A guard answers every call: with Allow or Block, or with Failed when it cannot know. It never raises, and it
+never turns trouble of its own into one of the other two answers. What a failed decision means for the call is
+the trunk's setting, applied by ``treatment``; when the guard itself is not there, by the dialplan.
+"""
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from time import perf_counter_ns
+
+import structlog
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import FixedWindowRateLimiter
+
+from pbxguard.config import Settings
+from pbxguard.errors import PbxguardError
+from pbxguard.screening import policy
+from pbxguard.screening.call import Call, Failed, Trunk, Verdict
+from pbxguard.screening.pack import Pack
+from pbxguard.screening.treatment import Capabilities, Treatment, treatment_for
+from pbxguard.store import DecisionRow, Store
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A verdict, its treatment, and what it took.
+
+    Attributes:
+        elapsed_us: From the call's arrival here to the answer, microseconds.
+    """
+
+    call: Call
+    verdict: Verdict
+    treatment: Treatment
+    elapsed_us: int
+    lists_version: str = ""
+
+
+class Guard:
+    """Decides calls for the adapters.
+
+    Args:
+        store: Lists, registry and subscribers; used from several threads.
+        pack: The country pack.
+        settings: Deadline and number of workers.
+        clock: The time of a call, UTC; tests give their own.
+        recording: Keep decisions for *explain*; False for what-if questions.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        pack: Pack,
+        settings: Settings,
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        recording: bool = True,
+    ) -> None:
+        self.settings = settings
+        self.pack = pack
+        self.clock = clock
+        self._store = store
+        self._deadline = settings.guard.deadline_ms / 1000
+        # SQLite is asked in threads: a stalled disk must not stall the calls that need no disk.
+        self._workers = ThreadPoolExecutor(settings.guard.workers, thread_name_prefix="decide")
+        self._prompts = FixedWindowRateLimiter(MemoryStorage())
+        self._diary = _Diary(store) if recording else None
+
+    def close(self) -> None:
+        """Write what is still to be written and end the workers."""
+        self._workers.shutdown(wait=False, cancel_futures=True)
+        if self._diary is not None:
+            self._diary.close()
+
+    def decide(self, call: Call, capabilities: Capabilities) -> Decided:
+        """Decide in this thread, without a deadline; any trouble is a ``Failed`` verdict."""
+        started = perf_counter_ns()
+        language = self.pack.home_language
+        version = ""
+        try:
+            heard = policy.read(call, self.pack)
+            facts = self._store.facts(heard.cli.key, heard.callee_keys)
+            verdict = policy.decide(call, heard, facts, self.pack)
+            version = self._store.lists_version() if verdict.basis.entry else ""
+            subscriber = facts.callees.get(heard.callee.key or "")
+            if subscriber is not None:
+                language = subscriber.language
+        except PbxguardError as error:
+            verdict = Failed(str(error))
+        except Exception as error:
+            # Whatever is wrong, the caller must get an answer: the failure policy gives it.
+            log.exception("decision failed", call_id=call.call_id)
+            verdict = Failed(f"internal error ({type(error).__name__}); see the log")
+        return self._decided(call, verdict, capabilities, started, language, version)
+
+    async def decide_soon(self, call: Call, capabilities: Capabilities) -> Decided:
+        """Decide within the deadline, or answer ``Failed`` when it passes; records the decision."""
+        started = perf_counter_ns()
+        loop = asyncio.get_running_loop()
+        pending = loop.run_in_executor(self._workers, self.decide, call, capabilities)
+        try:
+            decided = await asyncio.wait_for(asyncio.shield(pending), self._deadline)
+        except TimeoutError:
+            pending.cancel()
+            verdict = Failed(f"no decision within {self.settings.guard.deadline_ms} ms")
+            decided = self._decided(call, verdict, capabilities, started, self.pack.home_language, "")
+        except RuntimeError as error:
+            # The workers are gone: the guard is shutting down while a call comes in.
+            verdict = Failed(f"the guard is closing: {error}")
+            decided = self._decided(call, verdict, capabilities, started, self.pack.home_language, "")
+        self.record(decided)
+        return decided
+
+    def record(self, decided: Decided) -> None:
+        """Note the decision: one canonical log line now, the database row soon after."""
+        row = decision_row(decided)
+        if self._diary is not None:
+            self._diary.add(row)
+        log.info(
+            "call decided",
+            call_id=row.call_id,
+            channel=row.channel,
+            trunk=row.trunk,
+            cli=row.cli_raw,
+            cli_key=row.cli_key,
+            cli_class=row.cli_class,
+            callee=row.callee_raw,
+            verdict=row.verdict,
+            reason=row.reason,
+            labels=list(row.labels),
+            rule=row.rule,
+            status=row.sip_status,
+            elapsed_us=row.elapsed_us,
+        )
+
+    def _decided(
+        self,
+        call: Call,
+        verdict: Verdict,
+        capabilities: Capabilities,
+        started: int,
+        language: str,
+        version: str,
+    ) -> Decided:
+        treatment = treatment_for(
+            verdict,
+            trunk=call.trunk,
+            capabilities=capabilities,
+            pack=self.pack,
+            language=language,
+            has_offer=call.has_offer,
+        )
+        if treatment.prompt and not self._may_prompt(call.trunk):
+            treatment = treatment_for(
+                verdict,
+                trunk=call.trunk,
+                capabilities=capabilities,
+                pack=self.pack,
+                language=language,
+                may_prompt=False,
+            )
+        elapsed = (perf_counter_ns() - started) // 1000
+        return Decided(call, verdict, treatment, elapsed, version)
+
+    def _may_prompt(self, trunk: Trunk) -> bool:
+        limit = trunk.prompts_per_minute
+        return limit > 0 and self._prompts.hit(RateLimitItemPerMinute(limit), trunk.name)
+
+
+def decision_row(decided: Decided) -> DecisionRow:
+    """The row that *explain* looks up."""
+    call, verdict, treatment = decided.call, decided.verdict, decided.treatment
+    basis = verdict.basis
+    entry = basis.entry
+    return DecisionRow(
+        call_id=call.call_id,
+        at=call.at,
+        channel=call.channel,
+        trunk=call.trunk.name,
+        cli_raw=call.cli[:200],
+        cli_key=basis.cli.key if basis.cli else None,
+        cli_class=basis.cli.number_class if basis.cli else "",
+        callee_raw=call.callee[:200],
+        callee_key=basis.callee.key if basis.callee else None,
+        verdict="failed" if isinstance(verdict, Failed) else type(verdict).__name__.lower(),
+        reason=verdict.reason,
+        labels=tuple(verdict.labels),
+        rule=basis.rule,
+        detail=verdict.why if isinstance(verdict, Failed) else basis.detail,
+        entry="" if entry is None else f"{entry.pattern} on list {entry.name!r} (source: {entry.source or '-'})",
+        pack=basis.pack,
+        lists_version=decided.lists_version,
+        sip_status=treatment.status,
+        prompt=treatment.prompt,
+        elapsed_us=decided.elapsed_us,
+        extra={
+            "connected": treatment.connect,
+            "display": treatment.display,
+            "languages": list(treatment.languages),
+            "mode": treatment.mode,
+            "asserted": call.asserted,
+            "diverted_by": list(call.diverted_by),
+            "display_name": call.display_name,
+            "user_agent": call.user_agent,
+            "source": call.source,
+            "has_offer": call.has_offer,
+        },
+    )
+
+
+@dataclass
+class _Diary:
+    """Writes decisions behind the calls, in batches: a locked database costs a late record, never a call."""
+
+    store: Store
+    _rows: queue.Queue[DecisionRow | None] = field(default_factory=lambda: queue.Queue(20_000))
+    _lost: int = 0
+    _closing: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self._thread = threading.Thread(target=self._write, name="diary", daemon=True)
+        self._thread.start()
+
+    def add(self, row: DecisionRow) -> None:
+        try:
+            self._rows.put_nowait(row)
+        except queue.Full:
+            self._lost += 1
+            if self._lost in (1, 10, 100) or self._lost % 1000 == 0:
+                log.warning("decisions not recorded: the database does not keep up", lost=self._lost)
+
+    def close(self) -> None:
+        self._closing.set()
+        self._rows.put(None)
+        self._thread.join(timeout=5)
+
+    def _write(self) -> None:
+        ending = False
+        while not ending:
+            batch = [self._rows.get()]
+            while len(batch) < 500:
+                try:
+                    batch.append(self._rows.get_nowait())
+                except queue.Empty:
+                    break
+            ending = None in batch
+            rows = [row for row in batch if row is not None]
+            if not rows:
+                continue
+            self._keep(rows)
+
+    def _keep(self, rows: list[DecisionRow]) -> None:
+        """Write a batch; a large import may hold the database for a while, so a locked one is asked again."""
+        for _ in range(30):
+            try:
+                self.store.record(rows)
+            except PbxguardError as error:
+                log.warning("decisions not recorded yet", rows=len(rows), why=str(error))
+                if self._closing.wait(1.0):
+                    break
+            else:
+                return
+        self._lost += len(rows)
+        log.error("decisions lost", rows=len(rows), lost=self._lost)

@@ -1,0 +1,1 @@
+"""The PBX side: protocols as bytes and values (``agi``), and thin adapters that do the I/O (``asterisk``)."""
