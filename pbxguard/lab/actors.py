@@ -1,0 +1,204 @@
+"""Configuration files of the lab's actors, from the topology. Writes files; starts nothing."""
+
+import json
+import os
+import secrets
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+
+import numpy as np
+
+from pbxguard import prompts
+from pbxguard.config import Settings
+from pbxguard.lab import heard, topology
+from pbxguard.lab.topology import CALLERS, PHONES, Caller, Phone
+from pbxguard.resources import DIALPLANS
+
+#: Seconds that an answered softphone stays in a call after its marker.
+CALLEE_SILENCE = 300
+
+_ETC = Path(__file__).parent / "etc"
+
+
+class _Asterisk(Template):
+    # Asterisk's own files are full of "$" and "{}".
+    delimiter = "%%"
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """Passwords of one lab, kept over ``lab up`` so that an engineer's telephone stays registered."""
+
+    ami: str
+    goip: str
+    phones: dict[str, str]
+
+    @classmethod
+    def load(cls, path: Path) -> "Secrets":
+        """Read the passwords of *path*, made on first use; readable by the owner only."""
+        known: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
+        wanted = ["ami", "goip", *(phone.number for phone in PHONES)]
+        missing = [name for name in wanted if name not in known]
+        if missing:
+            known |= {name: secrets.token_hex(6) for name in missing}
+            path.parent.mkdir(parents=True, exist_ok=True)
+            new = path.with_suffix(".new")
+            new.touch(mode=0o600)
+            new.write_text(json.dumps(known, indent=1))
+            new.replace(path)
+        return cls(known["ami"], known["goip"], {p.number: known[p.number] for p in PHONES})
+
+
+def write(
+    root: Path, passwords: Secrets, settings: Settings, guard: tuple[str, int], listen: str | None
+) -> dict[str, Path]:
+    """Write the folders of all actors under *root* and return them by actor name.
+
+    Args:
+        root: The lab's folder; ``markers`` and ``captures`` are made beside the actors' folders.
+        passwords: Of SIP accounts and AMI.
+        settings: For the trunks' failure policy and the site's prompts.
+        guard: Address and port of the guard, as the PBX reaches it.
+        listen: Address of the host on which SIP and RTP are published, or None.
+    """
+    markers = root / "markers"
+    markers.mkdir(parents=True, exist_ok=True)
+    heard.write_wav(markers / "caller.wav", heard.marker("caller"))
+    # baresip hangs up at the end of its file, so the callee goes on with silence.
+    silence = np.zeros(CALLEE_SILENCE * heard.RATE, np.int16)
+    heard.write_wav(markers / "callee.wav", np.concatenate([heard.marker("callee"), silence]))
+    sounds = root / "prompts"
+    shutil.rmtree(sounds, ignore_errors=True)
+    shutil.copytree(prompts.prompt_dir(settings.prompts), sounds, ignore=shutil.ignore_patterns("*.py*", "__*"))
+    dialplan = root / "dialplan"
+    shutil.rmtree(dialplan, ignore_errors=True)
+    shutil.copytree(DIALPLANS / "asterisk", dialplan)
+    (root / "captures").mkdir(exist_ok=True)
+    # tcpdump in the container gives up root, and Asterisk runs as its own user there.
+    os.chmod(root / "captures", 0o777)  # noqa: PTH101, S103
+
+    folders = {"pbx": _pbx(root / "pbx", passwords, settings, guard, listen)}
+    for caller in CALLERS:
+        folders[caller.name] = _caller(root / caller.name, caller, passwords)
+    for phone in PHONES:
+        if phone.address is not None:
+            folders[phone.name] = _softphone(root / phone.name, phone, passwords)
+    return folders
+
+
+def _render(folder: Path, kind: str, values: dict[str, str]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for source in (*(_ETC / "common").iterdir(), *(_ETC / kind).iterdir()):
+        text = _Asterisk(source.read_text(encoding="utf-8")).substitute(values)
+        (folder / source.name).write_text(text, encoding="utf-8")
+    return folder
+
+
+def _pbx(folder: Path, passwords: Secrets, settings: Settings, guard: tuple[str, int], listen: str | None) -> Path:
+    first, last = topology.RTP_PORTS_LISTEN if listen else topology.RTP_PORTS
+    nat = ""
+    if listen:
+        nat = (
+            f"external_media_address = {listen}\nexternal_signaling_address = {listen}\n"
+            f"local_net = {topology.CARRIER}\nlocal_net = {topology.ACCESS}"
+        )
+    return _render(
+        folder,
+        "pbx",
+        {
+            "rtp_first": str(first),
+            "rtp_last": str(last),
+            "ami": "no",
+            "secret": passwords.ami,
+            "nat": nat,
+            "guard": f"{guard[0]}:{guard[1]}",
+            "trunks": "\n".join(_trunk_endpoint(caller, passwords) for caller in CALLERS),
+            "phones": "\n".join(_phone_endpoint(phone, passwords) for phone in PHONES),
+            "contexts": "\n".join(_trunk_context(caller, settings) for caller in CALLERS),
+        },
+    )
+
+
+def _trunk_endpoint(caller: Caller, passwords: Secrets) -> str:
+    name = caller.name
+    if caller.registers:
+        return (
+            f"[{name}](trunk)\ncontext = from-{name}\nauth = {name}\naors = {name}\n"
+            "identify_by = auth_username,username\n"
+            f"[{name}]\ntype = auth\nauth_type = digest\nusername = {name}\npassword = {passwords.goip}\n"
+            f"[{name}]\ntype = aor\nmax_contacts = 1\nremove_existing = yes\n"
+        )
+    return (
+        f"[{name}](trunk)\ncontext = from-{name}\n"
+        f"[{name}]\ntype = identify\nendpoint = {name}\nmatch = {caller.address}\n"
+    )
+
+
+def _phone_endpoint(phone: Phone, passwords: Secrets) -> str:
+    number = phone.number
+    return (
+        f"[{number}](phone)\nauth = {number}\naors = {number}\ncallerid = <{number}>\n"
+        f"[{number}]\ntype = auth\nauth_type = digest\nusername = {number}\n"
+        f"password = {passwords.phones[number]}\n"
+        f"[{number}]\ntype = aor\nmax_contacts = 2\nremove_existing = yes\n"
+    )
+
+
+def _trunk_context(caller: Caller, settings: Settings) -> str:
+    """The three lines of a user's dialplan."""
+    trunk = settings.trunk(caller.name)
+    fail = trunk.fail if trunk else "open"
+    return (
+        f"[from-{caller.name}]\n"
+        f"exten => _X.,1,Gosub(pbxguard,screen,1({caller.name},{fail}))\n"
+        " same => n,Goto(subscribers,${FILTER(0-9,${EXTEN})},1)\n"
+    )
+
+
+def _caller(folder: Path, caller: Caller, passwords: Secrets) -> Path:
+    values = {
+        "rtp_first": "16000",
+        "rtp_last": "16199",
+        "ami": "yes",
+        "secret": passwords.ami,
+        "user_agent": caller.user_agent,
+        "sdp_session": caller.sdp_session,
+        "pbx_address": str(topology.PBX_CARRIER),
+        "auth": "outbound_auth = line" if caller.registers else "",
+        "user": caller.name,
+        "password": passwords.goip,
+    }
+    _render(folder, "carrier", values)
+    if caller.registers:
+        line = _Asterisk((_ETC / "goip" / "registration.conf").read_text()).substitute(values)
+        with (folder / "pjsip.conf").open("a") as file:
+            file.write("\n" + line)
+    return folder
+
+
+def _softphone(folder: Path, phone: Phone, passwords: Secrets) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config").write_text(
+        f"""\
+sip_listen {phone.address}:5060
+call_local_timeout 60
+call_max_calls 8
+audio_source aufile,/var/lib/pbxguard/markers/callee.wav
+audio_player aufile,/tmp/heard.wav
+audio_alert aufile,/tmp/alert.wav
+rtp_ports 16000-16099
+module_path /usr/lib/baresip/modules
+module g711.so
+module aufile.so
+module_app account.so
+module_app menu.so
+"""
+    )
+    (folder / "accounts").write_text(
+        f"<sip:{phone.number}@{topology.PBX_ACCESS};transport=udp>;auth_pass={passwords.phones[phone.number]};"
+        "answermode=auto;regint=60;audio_codecs=PCMA/8000/1,PCMU/8000/1\n"
+    )
+    (folder / "contacts").write_text("")
+    return folder

@@ -1,0 +1,249 @@
+"""Place one call from an actor of the lab, and know when it has ended.
+
+Asterisk actors are driven over AMI (panoramisk), raw INVITEs that no Asterisk sends by SIPp inside the actor's
+container. What the caller saw and heard is read from the wire afterwards (``evidence``), not from here.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from typing import Any
+from urllib.parse import quote
+
+from panoramisk import Manager
+
+from pbxguard.errors import LabUnavailable
+from pbxguard.lab import topology
+from pbxguard.lab.engine import Engine
+
+_SIPP_FOLDER = "/tmp"  # noqa: S108 (inside the actor's own container)
+
+
+@dataclass(frozen=True, slots=True)
+class Placing:
+    """One call to place.
+
+    Attributes:
+        id: 16 hex digits; goes along in X-Pbxguard-Call, so that a capture shows which legs belong together.
+        cli: As it shall stand on the wire; "" for none, ``anonymous`` for a withheld one.
+        display_name: Of From.
+        listen: Seconds that an answered caller listens after its own marker.
+        hang_up_after: Seconds until the caller gives up (CANCEL when not answered), or None.
+        offer: False: an INVITE without SDP (SIPp).
+        raw: True: SIPp sends ``cli`` exactly as it is; Asterisk would escape it.
+        headers: More headers of the INVITE (SIPp only).
+    """
+
+    id: str
+    trunk: str
+    cli: str
+    callee: str
+    display_name: str = ""
+    listen: float = 1.0
+    hang_up_after: float | None = None
+    offer: bool = True
+    raw: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def by_sipp(self) -> bool:
+        """Whether the INVITE is one that no Asterisk sends."""
+        return self.raw or not self.offer or bool(self.headers)
+
+
+class Callers:
+    """The actors that place calls, each with one AMI connection that is opened when first used."""
+
+    def __init__(self, engine: Engine, ami_secret: str, container: str = "pbxguard-{}") -> None:
+        self._engine = engine
+        self._secret = ami_secret
+        self._container = container
+        self._managers: dict[str, _Ami] = {}
+        self._connecting = asyncio.Lock()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, engine: Engine, ami_secret: str) -> AsyncIterator["Callers"]:
+        callers = cls(engine, ami_secret)
+        try:
+            yield callers
+        finally:
+            for manager in callers._managers.values():
+                manager.close()
+
+    async def place(self, call: Placing, *, limit: float = 60) -> None:
+        """Place *call* and return when it has ended.
+
+        Raises:
+            LabUnavailable: The actor does not exist or did not take the order, or the call did not end in time.
+        """
+        if call.trunk not in {caller.name for caller in topology.CALLERS}:
+            known = ", ".join(caller.name for caller in topology.CALLERS)
+            raise LabUnavailable(f"the lab has no trunk {call.trunk!r}; it has {known}")
+        if call.by_sipp:
+            await self._by_sipp(call, limit)
+        else:
+            manager = await self._manager(call.trunk)
+            await manager.originate(call, limit)
+
+    async def _manager(self, trunk: str) -> "_Ami":
+        async with self._connecting:
+            if trunk not in self._managers:
+                address = next(c.address for c in topology.CALLERS if c.name == trunk)
+                self._managers[trunk] = await _Ami.connect(address, self._secret)
+            return self._managers[trunk]
+
+    async def _by_sipp(self, call: Placing, limit: float) -> None:
+        container = self._container.format(call.trunk)
+        name = f"{call.id}.xml"
+        scenario = _sipp_scenario(call)
+        # Each call has a port of its own; the PBX knows the trunk by its address alone.
+        port = 20000 + int(call.id[:4], 16) % 5000 * 2
+        command = (
+            "sipp", "-sf", f"{_SIPP_FOLDER}/{name}", "-m", "1", "-p", str(port), "-mp", str(port + 12000),
+            "-nostdin", "-timeout", f"{int(limit)}s", "-timeout_error", "-s", call.callee,
+            f"{topology.PBX_CARRIER}:{topology.SIP_PORT}",
+        )  # fmt: skip
+        await asyncio.to_thread(self._engine.put, container, _SIPP_FOLDER, {name: scenario.encode()})
+        code, text = await asyncio.to_thread(self._engine.run, container, *command, timeout=limit + 5)
+        if code not in (0, 1):  # 1: a call did not go as the scenario says; the wire has what happened
+            raise LabUnavailable(f"sipp on {call.trunk} ended with {code}: {text.strip()[-300:]}")
+
+
+class _Ami:
+    """One AMI connection of the lab, to place calls and hear that they ended.
+
+    panoramisk 1.4 reports a wrong password only as an attribute, reconnects after ``close`` and repeats
+    unanswered orders after a reconnect, which would dial twice: so connecting is checked here, nothing is
+    repeated, and a lost connection fails every call that waits.
+    """
+
+    def __init__(self, manager: Any) -> None:
+        self._manager = manager
+        self._ended: dict[str, asyncio.Future[None]] = {}
+        manager.register_event("UserEvent", self._on_event)
+
+    @classmethod
+    async def connect(cls, address: IPv4Address, secret: str) -> "_Ami":
+        loop = asyncio.get_running_loop()
+        manager = Manager(
+            loop=loop, host=str(address), port=topology.AMI_PORT, username="lab", secret=secret, events="on",
+            forgetable_actions=("ping", "login", "originate"),
+        )  # fmt: skip
+        ami = cls(manager)
+        try:
+            await asyncio.wait_for(manager.connect(), 5)
+            async with asyncio.timeout(5):
+                while not manager.authenticated:  # noqa: ASYNC110 (panoramisk has no event for it)
+                    await asyncio.sleep(0.02)
+        except (OSError, TimeoutError) as error:
+            ami.close()
+            raise LabUnavailable(
+                f"AMI at {address}:{topology.AMI_PORT} does not answer; `pbxguard lab status` shows the lab"
+            ) from error
+        manager.on_disconnect = ami._lost
+        return ami
+
+    async def originate(self, call: Placing, limit: float) -> None:
+        ended = asyncio.get_running_loop().create_future()
+        self._ended[call.id] = ended
+        withheld = call.cli.lower() == "anonymous"
+        patience = call.hang_up_after if call.hang_up_after is not None else limit
+        variables = {
+            "LAB_ID": call.id,
+            # Quoted twice over: AMI must not see a line end, and the dialplan decodes once.
+            "LAB_CLI": "" if withheld else quote(call.cli, safe=""),
+            "LAB_NAME": quote(call.display_name, safe=""),
+            "LAB_WITHHELD": "1" if withheld else "0",
+            "LAB_CALLEE": quote(call.callee, safe="+"),
+            "LAB_PATIENCE": f"{patience:g}",
+            "LAB_LISTEN": f"{call.listen:g}",
+        }
+        try:
+            response = await asyncio.wait_for(
+                self._manager.send_action(
+                    {
+                        "Action": "Originate",
+                        "Channel": "Local/call@caller",
+                        "Context": "talk",
+                        "Exten": "s",
+                        "Priority": "1",
+                        "Timeout": str(int((limit + 5) * 1000)),
+                        "Async": "true",
+                        "Variable": [f"{name}={value}" for name, value in variables.items()],
+                    },
+                    as_list=False,
+                ),
+                5,
+            )
+            if not response.success:
+                raise LabUnavailable(f"{call.trunk} did not place the call: {json.dumps(str(response))[:200]}")
+            await asyncio.wait_for(ended, limit + 10)
+        except TimeoutError as error:
+            raise LabUnavailable(f"the call from {call.trunk} did not end within {limit + 10:.0f} s") from error
+        finally:
+            self._ended.pop(call.id, None)
+
+    def close(self) -> None:
+        self._manager.on_disconnect = lambda *_: None
+        self._manager.connection_lost = lambda *_: None  # no reconnect after an intended end
+        self._manager.close()
+
+    def _on_event(self, _manager: Any, event: Any) -> None:
+        if event.get("UserEvent") == "LabCallEnded":
+            ended = self._ended.get(event.get("Call", ""))
+            if ended is not None and not ended.done():
+                ended.set_result(None)
+
+    def _lost(self, *_: object) -> None:
+        for ended in self._ended.values():
+            if not ended.done():
+                ended.set_exception(LabUnavailable("the AMI connection broke while a call was under way"))
+
+
+def _sipp_scenario(call: Placing) -> str:
+    """A SIPp client: INVITE exactly as asked, any provisional, then a refusal (ACK) or an answer (ACK, BYE)."""
+    if call.offer:
+        body = (
+            "Content-Type: application/sdp\nContent-Length: [len]\n\n"
+            "v=0\no=lab 1 1 IN IP4 [local_ip]\ns=lab\nc=IN IP4 [media_ip]\nt=0 0\n"
+            "m=audio [media_port] RTP/AVP 8 0\na=rtpmap:8 PCMA/8000\na=rtpmap:0 PCMU/8000\n"
+        )
+    else:
+        body = "Content-Length: 0\n"
+    more = "".join(f"{name}: {value}\n" for name, value in call.headers.items())
+    display = f'"{call.display_name}" ' if call.display_name else ""
+    sender = f"From: {display}<sip:{call.cli}@[local_ip]>;tag=[call_number]\n"
+    via = "Via: SIP/2.0/UDP [local_ip]:[local_port];branch=[branch]\n"
+    rest = "Call-ID: [call_id]\nMax-Forwards: 70\n"
+    start = "sip:[service]@[remote_ip]:[remote_port] SIP/2.0\n"
+    invite = (
+        f"INVITE {start}{via}{sender}To: <sip:[service]@[remote_ip]>\nCSeq: 1 INVITE\n{rest}"
+        f"Contact: <sip:lab@[local_ip]:[local_port]>\nX-Pbxguard-Call: {call.id}\n{more}{body}"
+    )
+    to = "To: <sip:[service]@[remote_ip]>[peer_tag_param]\n"
+    ack = f"ACK {start}{via}{sender}{to}CSeq: 1 ACK\n{rest}Content-Length: 0\n"
+    bye = f"BYE {start}{via}{sender}{to}CSeq: 2 BYE\n{rest}Content-Length: 0\n"
+    # The ACK of a refusal belongs to the INVITE's transaction: same branch (RFC 3261 17.1.1.3).
+    refused = f"ACK {start}[last_Via:]\n{sender}{to}CSeq: 1 ACK\n{rest}Content-Length: 0\n"
+    statuses = (404, 433, 480, 484, 488, 500, 603, 607, 608)
+
+    def send(message: str, how: str = "") -> str:
+        return f"<send{how}><![CDATA[\n{message}\n]]></send>"
+
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>\n<scenario name="lab">'
+        + send(invite, ' retrans="500"')
+        + "".join(f'<recv response="{status}" optional="true"/>' for status in (100, 180, 183))
+        + "".join(f'<recv response="{status}" optional="true" next="1"/>' for status in statuses)
+        + '<recv response="200"/>'
+        + send(ack)
+        + '<pause milliseconds="1500"/>'
+        + send(bye, ' retrans="500"')
+        + '<recv response="200" next="2"/><label id="1"/>'
+        + send(refused)
+        + '<label id="2"/></scenario>\n'
+    )

@@ -1,0 +1,52 @@
+"""Watch the wire at the PBX while calls go on: tcpdump inside its container, one file at a time."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from pbxguard.errors import LabUnavailable
+from pbxguard.lab import topology
+from pbxguard.lab.engine import Engine
+from pbxguard.lab.waiting import wait_for
+
+#: No capture of one call grows past this (bytes 1 to n of each packet are enough for SIP and RTP).
+_SNAP_LENGTH = 4096
+
+
+@asynccontextmanager
+async def capturing(engine: Engine, container: str, folder: Path, name: str) -> AsyncIterator[Path]:
+    """Capture SIP and RTP of the PBX in this block; yields the file, which is complete after the block.
+
+    Args:
+        engine: Where the PBX runs.
+        container: The PBX.
+        folder: The folder of the host that is ``/captures`` in the container.
+        name: File name without suffix.
+
+    Raises:
+        LabUnavailable: tcpdump did not start.
+    """
+    path = folder / f"{name}.pcap"
+    first, last = topology.RTP_PORTS
+    # Immediate mode: else the last packets of a call are still in the kernel when tcpdump ends.
+    command = (
+        f"echo $$ > /captures/{name}.pid; exec tcpdump --immediate-mode -U -n -i any -s {_SNAP_LENGTH} "
+        f"-w /captures/{name}.pcap "
+        f"'udp and (port {topology.SIP_PORT} or portrange {first}-{last})' 2>/captures/{name}.log"
+    )
+    await asyncio.to_thread(engine.spawn, container, "sh", "-c", command)
+    log = folder / f"{name}.log"
+    try:
+        await wait_for(lambda: log.is_file() and "listening on" in log.read_text(errors="replace"), 10, "tcpdump")
+    except LabUnavailable as error:
+        said = log.read_text(errors="replace")[:200] if log.is_file() else "nothing"
+        raise LabUnavailable(f"{error}; it said: {said.strip()}") from error
+    try:
+        yield path
+    finally:
+        await asyncio.to_thread(engine.run, container, "sh", "-c", f"kill -INT $(cat /captures/{name}.pid)")
+        # tcpdump's last word is its packet count.
+        await wait_for(lambda: "captured" in log.read_text(errors="replace"), 10, "tcpdump to end")
+        for leftover in (log, folder / f"{name}.pid"):
+            leftover.unlink(missing_ok=True)

@@ -1,0 +1,287 @@
+"""``pbxguard lab``: the lab on the command line."""
+
+import asyncio
+import io
+import ipaddress
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import segno
+from rich.console import Group
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from pbxguard.cli.context import App, err, out, pass_app, printable, reported, show_json, show_table
+from pbxguard.errors import BadInput
+from pbxguard.lab import doctor as check_up
+from pbxguard.lab import report, topology
+from pbxguard.lab.callers import Callers
+from pbxguard.lab.evidence import Evidence
+from pbxguard.lab.run import Run, Stage, run_name, run_scenarios
+from pbxguard.lab.scenario import CallStep, Scenario, load
+from pbxguard.lab.topology import PHONES
+from pbxguard.lab.world import World
+from pbxguard.resources import SCENARIOS
+
+_evidence = click.option(
+    "--evidence", type=click.Path(path_type=Path, file_okay=False), default=Path("evidence"), show_default=True,
+    help="Folder for what the calls leave behind.",
+)  # fmt: skip
+
+
+def _world(app: App) -> World:
+    return World(app.settings, app.config_path, say=lambda line: err.print(line, markup=False))
+
+
+@click.group()
+def lab() -> None:
+    """A real PBX with carriers, a GOIP-like gateway and telephones, in Docker on this machine."""
+
+
+@lab.command()
+@click.option("--listen", metavar="ADDRESS", help="Also publish SIP (UDP 5060) and RTP on this address of the host.")
+@pass_app
+@reported
+def up(app: App, listen: str | None) -> None:
+    """Start the lab; quick and harmless when it is up already."""
+    if listen is not None:
+        try:
+            ipaddress.IPv4Address(listen)
+        except ValueError as error:
+            raise click.BadParameter(f"{listen!r} is no IPv4 address of this host", param_hint="--listen") from error
+    with _world(app) as world:
+        world.up(listen)
+    out.print("the lab is up; `pbxguard lab status` shows it, `pbxguard lab down` takes it down")
+
+
+@lab.command()
+@pass_app
+@reported
+def down(app: App) -> None:
+    """Take the lab down: every container, network and process of it."""
+    with _world(app) as world:
+        removed = world.down()
+    out.print(f"the lab is down ({removed} things removed)" if removed else "the lab was not up")
+
+
+@lab.command()
+@click.option("--json", "as_json", is_flag=True)
+@pass_app
+@reported
+def status(app: App, *, as_json: bool) -> None:
+    """Who is there and registered. Exit code 1 when the lab is not up."""
+    with _world(app) as world:
+        rows, is_up = world.status(), world.is_up()
+    columns = ("name", "role", "address", "state")
+    if as_json:
+        show_json([{name: getattr(row, name) for name in columns} for row in rows])
+    else:
+        show_table(columns, [[getattr(row, name) for name in columns] for row in rows])
+    sys.exit(0 if is_up else 1)
+
+
+@lab.command()
+@pass_app
+@reported
+def doctor(app: App) -> None:
+    """Find out what is wrong: engine, actors, handler, and a call with audio in both directions."""
+    with _world(app) as world:
+        fine = True
+        for finding in check_up.examine(world):
+            mark = "[green]ok[/]  " if finding.ok else "[red]FAIL[/]"
+            out.print(f"{mark} {escape(printable(finding.what))}")
+            if not finding.ok:
+                fine = False
+                out.print(f"     {escape(printable(finding.remedy))}")
+    sys.exit(0 if fine else 1)
+
+
+@lab.command()
+@click.option("--json", "as_json", is_flag=True)
+@click.option("--qr/--no-qr", default=True, show_default=True, help="A QR code with the SIP address of each account.")
+@pass_app
+@reported
+def softphones(app: App, *, as_json: bool, qr: bool) -> None:
+    """The accounts to type into a telephone of your own."""
+    with _world(app) as world:
+        passwords, server = world.passwords.phones, world.server()
+    accounts = [
+        {
+            "number": phone.number,
+            "user": phone.number,
+            "password": passwords[phone.number],
+            "server": server,
+            "transport": "udp",
+            "province": phone.province,
+            "operator": phone.operator,
+            "language": phone.language,
+            "in_use": phone.address is not None,
+        }
+        for phone in PHONES
+    ]
+    if as_json:
+        show_json(accounts)
+        return
+    show_table(
+        ("user", "password", "server", "province", ""),
+        [(a["user"], a["password"], a["server"], a["province"], "a softphone of the lab" if a["in_use"] else "free")
+         for a in accounts],
+    )  # fmt: skip
+    if qr:
+        for account in accounts:
+            if account["in_use"]:
+                continue
+            text = io.StringIO()
+            address = f"sip:{account['user']}:{account['password']}@{account['server']};transport=udp"
+            segno.make(address, error="l").terminal(out=text, compact=True, border=1)
+            click.echo(f"{account['user']}:")
+            click.echo(text.getvalue())
+
+
+@lab.command(epilog="Example: pbxguard lab call --from +85261234567 --to zhang --trunk intl")
+@click.option("--from", "cli", required=True, metavar="CLI", help="Calling number; `anonymous` withholds it.")
+@click.option("--to", "callee", required=True, metavar="CALLEE", help="Called number, or a telephone's name.")
+@click.option("--trunk", required=True, type=click.Choice([c.name for c in topology.CALLERS]))
+@click.option("--json", "as_json", is_flag=True)
+@_evidence
+@pass_app
+@reported
+def call(app: App, cli: str, callee: str, trunk: str, evidence: Path, *, as_json: bool) -> None:
+    """Place one call and show what the caller saw and heard."""
+    if not cli.isprintable() or len(cli) > 100 or not callee.isalnum() or not callee.isascii() or len(callee) > 40:
+        raise BadInput("--from is at most 100 printable characters, --to a number or a name such as zhang")
+    with _world(app) as world:
+        world.require_up()
+        folder = evidence / run_name() / "call"
+        step = CallStep(cli=cli, callee=callee, trunk=trunk)
+        with err.status("the call is under way ..."):
+            result = asyncio.run(_one_call(world, step, folder))
+    if as_json:
+        show_json(result.as_json() | {"evidence": str(folder)})
+    else:
+        show_table(*_rows([result], app.settings.pack))
+        for fault in result.faults:
+            err.print(f"pbxguard: {printable(fault)}", markup=False)
+        out.print(f"evidence: {folder}  (pbxguard explain {printable(result.call_id)})", markup=False)
+    sys.exit(1 if result.faults else 0)
+
+
+async def _one_call(world: World, step: CallStep, folder: Path) -> Evidence:
+    async with Callers.open(world.engine, world.passwords.ami) as callers:
+        stage = Stage(world, world.state, callers)
+        return await stage.call(step, folder, scenario="call", title="one call")
+
+
+@lab.command()
+@click.argument("names", nargs=-1, metavar="[SCENARIO]...")
+@click.option("--pbx", type=click.Choice(["asterisk"]), default="asterisk", show_default=True)
+@click.option("--jobs", default=6, show_default=True, type=click.IntRange(1, 16), help="Calls at once.")
+@click.option("--scenarios", type=click.Path(path_type=Path, exists=True, file_okay=False), default=SCENARIOS,
+              help="Folder of scenario files.")  # fmt: skip
+@_evidence
+@pass_app
+@reported
+def run(app: App, names: tuple[str, ...], pbx: str, jobs: int, scenarios: Path, evidence: Path) -> None:  # noqa: ARG001
+    """Place the calls of scenarios and compare with what is expected; exit code 1 when one differs.
+
+    The scenarios have a state of their own; your lists and registry stay as they are. A lab that is not up is
+    started, and taken down afterwards.
+    """
+    chosen = load(scenarios, names)
+    with _world(app) as world:
+        was_up = world.is_up()
+        world.up()
+        try:
+            result = _run(world, chosen, evidence, jobs)
+        finally:
+            if not was_up:
+                world.down()
+    _finish(result, app)
+
+
+@lab.command()
+@_evidence
+@pass_app
+@reported
+def demo(app: App, evidence: Path) -> None:
+    """The whole story in a minute: lab up, every scenario's call, the table, lab down."""
+    out.print("pbxguard demo: a real Asterisk, real SIP calls, and what each caller hears.\n")
+    chosen = load(SCENARIOS)
+    # The demonstration never touches a lab or a state that somebody works with.
+    with tempfile.TemporaryDirectory(prefix="pbxguard-demo-") as state:
+        settings = app.settings.model_copy(update={"state": Path(state)})
+        with World(settings, app.config_path, say=lambda line: out.print(f"  {line}", markup=False)) as world:
+            try:
+                world.up()
+                result = _run(world, chosen, evidence, 8)
+            finally:
+                world.down()
+    out.print("  the lab is down again\n")
+    _finish(result, app)
+
+
+def _run(world: World, chosen: Sequence[Scenario], evidence: Path, jobs: int) -> Run:
+    total = sum(len(scenario.step) for scenario in chosen)
+    progress = Progress(
+        TextColumn("placing calls"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=err
+    )
+    task = progress.add_task("", total=total)
+    recent: list[str] = []
+
+    def report_call(result: Evidence) -> None:
+        progress.advance(task)
+        mark = "[green]✓[/]" if result.passed else "[red]✗[/]"
+        line = f"  {mark} {escape(result.title)}"
+        if err.is_terminal:
+            recent.append(line)
+            live.update(Group(*recent[-8:], progress))
+        else:
+            err.print(line)
+
+    with Live(progress, console=err, transient=True) as live:
+        result = asyncio.run(run_scenarios(world, chosen, evidence, jobs=jobs, report=report_call))
+    report.write(result, world.settings.pack)
+    return result
+
+
+def _rows(calls: Sequence[Evidence], pack: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    columns = ("", "from", "trunk", "to", "what the caller heard", "verdict", "why")
+    return columns, [
+        (
+            "✓" if call.passed else "✗",
+            call.call.cli or "(none)",
+            call.call.trunk,
+            report.callee_words(call),
+            report.heard_words(call),
+            call.observed.verdict,
+            f"{call.observed.reason}: {report.why_words(call, pack)}",
+        )
+        for call in calls
+    ]
+
+
+def _finish(result: Run, app: App) -> None:
+    columns, rows = _rows(result.calls, app.settings.pack)
+    table = Table(header_style="bold", show_lines=True)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    colours = {"allow": "green", "block": "red", "failed": "yellow"}
+    for row in rows:
+        cells = [escape(printable(cell)) for cell in row]
+        cells[5] = f"[{colours.get(row[5], 'white')}]{cells[5]}[/]"
+        table.add_row(*cells)
+    out.print(table)
+    for call in result.calls:
+        for fault in call.faults:
+            out.print(f"[red]✗[/] {escape(call.title)}: {escape(printable(fault))}")
+    out.print(
+        f"{result.passed} calls as expected, {result.failed} not, in {result.seconds:.0f} s. "
+        f"Evidence (wire, audio, decisions): {result.folder}/report.html",
+        markup=False,
+    )
+    sys.exit(1 if result.failed else 0)

@@ -1,0 +1,279 @@
+"""The Docker engine: the lab's networks and containers, made and removed by label.
+
+Knows containers and networks; does not know SIP. Every error of the SDK leaves here as ``LabUnavailable``.
+"""
+
+import hashlib
+import io
+import os
+import tarfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Any
+
+import requests
+
+import docker
+from docker import errors as docker_errors
+from pbxguard.errors import LabUnavailable
+from pbxguard.lab.topology import LABEL
+
+_SOCKET = "unix:///var/run/docker.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """What one actor's container is.
+
+    Attributes:
+        addresses: Network name -> fixed address; the first network is the one that it is created on.
+        mounts: Folder of the host -> folder in the container, read-only unless it ends in ``:rw``.
+        publish: ``"5060/udp" -> (address, port)`` of the host.
+    """
+
+    name: str
+    image: str
+    addresses: Mapping[str, IPv4Address]
+    mounts: Mapping[Path, str] = field(default_factory=dict)
+    publish: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    command: tuple[str, ...] | None = None
+
+    def digest(self) -> str:
+        """Changes when the container or any mounted file does: a container of another digest is replaced."""
+        state = hashlib.sha256(
+            repr(
+                (
+                    self.image,
+                    sorted(self.addresses.items()),
+                    sorted(self.publish.items()),
+                    sorted(map(str, self.mounts.items())),
+                    self.command,
+                )
+            ).encode()
+        )
+        for folder, target in sorted(self.mounts.items()):
+            if target.endswith(":rw"):
+                continue
+            for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+                state.update(str(path).encode() + b"\0" + path.read_bytes())
+        return state.hexdigest()[:16]
+
+
+class Engine:
+    """A connection to the local Docker engine. Close it.
+
+    Args:
+        owner: The lab's state folder, put on every label: another folder's lab is left alone.
+
+    Raises:
+        LabUnavailable: No engine answers.
+    """
+
+    def __init__(self, owner: Path) -> None:
+        self.owner = str(owner.resolve())
+        endpoint = os.environ.get("DOCKER_HOST", _SOCKET)
+        try:
+            # The SDK would follow the CLI's context to a remote engine; the lab is for this host.
+            self._client: Any = docker.DockerClient(base_url=endpoint, timeout=60)
+            self._client.ping()
+        except (docker_errors.DockerException, requests.RequestException) as error:
+            raise LabUnavailable(
+                f"no Docker engine answers at {endpoint}; `make lab` sets one up (needs root or sudo)"
+            ) from error
+
+    def close(self) -> None:
+        self._client.close()
+
+    def require_image(self, image: str) -> None:
+        """Raise when *image* is not there."""
+        with _mapped(f"image {image}"):
+            try:
+                self._client.images.get(image)
+            except docker_errors.ImageNotFound as error:
+                raise LabUnavailable(f"the image {image} is not there; `make lab` makes it") from error
+
+    def other_owner(self) -> str | None:
+        """The state folder of somebody else's lab on this engine, or None."""
+        with _mapped("list containers"):
+            for container in self._client.containers.list(all=True, filters={"label": LABEL}):
+                owner = container.labels.get(f"{LABEL}.owner", "")
+                if owner and owner != self.owner:
+                    return str(owner)
+        return None
+
+    def network(self, name: str, subnet: IPv4Network, *, internal: bool) -> None:
+        """Have a bridge network of that name with that subnet; a wrong or doubled one is replaced."""
+        with _mapped(f"network {name}"):
+            found = [n for n in self._client.networks.list(names=[name]) if n.name == name]
+            for network in found:
+                network.reload()
+            good = [n for n in found if _same_network(n.attrs, subnet, internal=internal)]
+            for network in found:
+                if network not in good[:1]:
+                    self._remove_network(network)
+            if good:
+                return
+            self._client.networks.create(
+                name,
+                driver="bridge",
+                internal=internal,
+                labels=self._labels(),
+                ipam=docker.types.IPAMConfig(
+                    pool_configs=[docker.types.IPAMPool(subnet=str(subnet), gateway=str(subnet[1]))]
+                ),
+            )
+
+    def start(self, wanted: Container, *, anew: bool = False) -> bool:
+        """Have *wanted* running, with *anew* a new one in any case; True when it had to be (re)started."""
+        digest = wanted.digest()
+        with _mapped(f"container {wanted.name}"):
+            old = self._container(wanted.name)
+            if old is not None:
+                if not anew and old.status == "running" and old.labels.get(f"{LABEL}.digest") == digest:
+                    return False
+                old.remove(force=True)
+            first, *others = wanted.addresses.items()
+            volumes = {
+                str(folder): {
+                    "bind": target.removesuffix(":rw"),
+                    "mode": "rw" if target.endswith(":rw") else "ro",
+                }
+                for folder, target in wanted.mounts.items()
+            }
+            container = self._client.containers.create(
+                wanted.image,
+                command=list(wanted.command) if wanted.command else None,
+                name=wanted.name,
+                hostname=wanted.name,
+                init=True,
+                labels=self._labels() | {f"{LABEL}.digest": digest},
+                network=first[0],
+                networking_config={first[0]: self._client.api.create_endpoint_config(ipv4_address=str(first[1]))},
+                ports=dict(wanted.publish) or None,
+                volumes=volumes,
+                log_config=docker.types.LogConfig(type="json-file", config={"max-size": "5m"}),
+            )
+            try:
+                for network, address in others:
+                    self._client.networks.get(network).connect(container, ipv4_address=str(address))
+                container.start()
+            except docker_errors.APIError:
+                container.remove(force=True)
+                raise
+        return True
+
+    def running(self) -> list[str]:
+        """Names of the running containers of this lab."""
+        with _mapped("list containers"):
+            return sorted(c.name for c in self._mine() if c.status == "running")
+
+    def run(self, name: str, *command: str, timeout: float = 30) -> tuple[int, str]:
+        """Run *command* in a container; its exit code and what it printed.
+
+        The SDK's exec waits for ever, so ``timeout`` of coreutils ends the command inside.
+        """
+        with _mapped(f"run in {name}"):
+            container = self._container(name)
+            if container is None:
+                raise LabUnavailable(f"{name} is not running; `pbxguard lab up` starts the lab")
+            result = container.exec_run(["timeout", str(timeout), *command])
+            return int(result.exit_code), result.output.decode("utf-8", "replace")
+
+    def spawn(self, name: str, *command: str) -> None:
+        """Start *command* in a container and leave it running there."""
+        with _mapped(f"run in {name}"):
+            container = self._container(name)
+            if container is None:
+                raise LabUnavailable(f"{name} is not running; `pbxguard lab up` starts the lab")
+            container.exec_run(list(command), detach=True)
+
+    def put(self, name: str, folder: str, files: Mapping[str, bytes]) -> None:
+        """Write *files* into *folder* of a container."""
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as archive:
+            for file_name, content in files.items():
+                info = tarfile.TarInfo(file_name)
+                info.size, info.mode = len(content), 0o644
+                archive.addfile(info, io.BytesIO(content))
+        with _mapped(f"copy into {name}"):
+            container = self._container(name)
+            if container is None or not container.put_archive(folder, packed.getvalue()):
+                raise LabUnavailable(f"{name} is not running; `pbxguard lab up` starts the lab")
+
+    def restart(self, name: str) -> None:
+        with _mapped(f"restart {name}"):
+            self._client.containers.get(name).restart(timeout=3)
+
+    def logs(self, name: str, lines: int = 30) -> str:
+        with _mapped(f"logs of {name}"):
+            container = self._container(name)
+            return "" if container is None else container.logs(tail=lines).decode("utf-8", "replace")
+
+    def pid(self, name: str) -> int:
+        """Process id of a container's first process, for its network namespace."""
+        with _mapped(f"inspect {name}"):
+            return int(self._client.containers.get(name).attrs["State"]["Pid"])
+
+    def remove_all(self) -> int:
+        """Remove every container and network of this lab; how many things that were."""
+        with _mapped("take the lab down"):
+            mine = self._mine()
+            for container in mine:
+                try:
+                    container.remove(force=True)
+                except docker_errors.NotFound:
+                    continue
+            networks = [
+                n
+                for n in self._client.networks.list(filters={"label": LABEL})
+                if n.attrs.get("Labels", {}).get(f"{LABEL}.owner") == self.owner
+            ]
+            for network in networks:
+                self._remove_network(network)
+        return len(mine) + len(networks)
+
+    # -- helpers -------------------------------------------------------------------------------------------
+
+    def _labels(self) -> dict[str, str]:
+        return {LABEL: "lab", f"{LABEL}.owner": self.owner}
+
+    def _mine(self) -> list[Any]:
+        found = self._client.containers.list(all=True, filters={"label": f"{LABEL}.owner={self.owner}"})
+        return list(found)
+
+    def _container(self, name: str) -> Any | None:
+        try:
+            return self._client.containers.get(name)
+        except docker_errors.NotFound:
+            return None
+
+    def _remove_network(self, network: Any) -> None:
+        network.reload()
+        for container_id in network.attrs.get("Containers") or {}:
+            network.disconnect(container_id, force=True)
+        network.remove()
+
+
+def _same_network(attrs: Mapping[str, Any], subnet: IPv4Network, *, internal: bool) -> bool:
+    config = (attrs.get("IPAM") or {}).get("Config") or [{}]
+    return config[0].get("Subnet") == str(subnet) and bool(attrs.get("Internal")) == internal
+
+
+@contextmanager
+def _mapped(what: str) -> Iterator[None]:
+    """Turn the errors of the SDK (and of requests, which it lets through) into ours."""
+    try:
+        yield
+    except docker_errors.APIError as error:
+        text = str(error.explanation or error).strip().replace("\n", " ")
+        hint = ""
+        if "port is already allocated" in text or "address already in use" in text:
+            hint = "; stop the program that has this port, or give another --listen address"
+        elif "overlaps" in text:
+            hint = "; another network has the lab's addresses: `docker network ls` shows it"
+        raise LabUnavailable(f"{what}: {text}{hint}") from error
+    except (docker_errors.DockerException, requests.RequestException) as error:
+        raise LabUnavailable(f"{what}: the Docker engine does not answer ({type(error).__name__})") from error

@@ -1,0 +1,275 @@
+"""One lab as a whole: up, down, status. Joins containers, configuration, handler and seed data."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from pbxguard.config import Settings
+from pbxguard.errors import LabUnavailable
+from pbxguard.lab import actors, topology
+from pbxguard.lab.engine import Container, Engine
+from pbxguard.lab.handler import Handler
+from pbxguard.lab.topology import CALLERS, PHONES
+from pbxguard.lab.waiting import wait_until
+from pbxguard.screening.call import Subscriber
+from pbxguard.store import Store
+
+ASTERISK_IMAGE = "pbxguard/asterisk:latest"
+SOFTPHONE_IMAGE = "pbxguard/softphone:latest"
+
+_CARRIER, _ACCESS, _LISTEN = "pbxguard-carrier", "pbxguard-access", "pbxguard-listen"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of ``lab status``."""
+
+    name: str
+    role: str
+    address: str
+    state: str
+
+
+class World:
+    """The lab of one state folder. Use as a context manager, which closes the connection to the engine.
+
+    Args:
+        settings: The site's settings; the lab guards with them.
+        config: Path of the settings file, for the handler process.
+        say: Gets one line per step of work that takes time.
+    """
+
+    def __init__(self, settings: Settings, config: Path | None = None, say: Say = lambda _: None) -> None:
+        self.settings = settings
+        self.state = settings.state_dir
+        self.root = self.state / "lab"
+        self.say = say
+        self.engine = Engine(self.state)
+        address = (str(topology.GUARD_ADDRESS), settings.asterisk.port)
+        self.handler = Handler(self.root, address, config)
+        self.passwords = actors.Secrets.load(self.root / "secrets.json")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.engine.close()
+
+    # -- up and down ---------------------------------------------------------------------------------------
+
+    def up(self, listen: str | None = None) -> None:
+        """Have every actor running, registered and reachable; quick when it already is."""
+        with self._locked():
+            if other := self.engine.other_owner():
+                raise LabUnavailable(
+                    f"another lab is up on this engine (state {other}); "
+                    f"take it down first: PBXGUARD_STATE={other} pbxguard lab down"
+                )
+            for image in (ASTERISK_IMAGE, SOFTPHONE_IMAGE):
+                self.engine.require_image(image)
+            # A lab that is published stays so until it is taken down.
+            published = self.root / "listen"
+            if listen is None and published.is_file() and self.is_up():
+                listen = published.read_text().strip()
+            published.unlink(missing_ok=True)
+            if listen:
+                published.write_text(listen)
+            folders = actors.write(self.root, self.passwords, self.settings, self.handler.address, listen)
+            self.engine.network(_CARRIER, topology.CARRIER, internal=True)
+            self.engine.network(_ACCESS, topology.ACCESS, internal=True)
+            if listen:
+                self.engine.network(_LISTEN, topology.LISTEN, internal=False)
+            containers = self._containers(folders, listen)
+            pbx, *others = containers
+            started = [pbx.name] if self.engine.start(pbx) else []
+            # A new PBX knows no telephone, and those that registered at the old one would wait for a minute.
+            fresh = bool(started)
+            with ThreadPoolExecutor(4) as pool:
+                news = pool.map(lambda container: self.engine.start(container, anew=fresh), others)
+                started += [c.name for c, new in zip(others, news, strict=True) if new]
+            if started:
+                self.say(f"started {', '.join(started)}")
+            self.seed(self.settings.store_url)
+            if self.handler.pid is None or not self.handler.answers():
+                self.handler.start(self.state)
+                self.say(f"started the handler on {self.handler.address[0]}:{self.handler.address[1]}")
+            self._wait_ready()
+
+    def down(self) -> int:
+        """Take everything down that carries the lab's label, and the handler; how many things that were."""
+        with self._locked():
+            running = self.handler.pid is not None
+            self.handler.stop()
+            removed = self.engine.remove_all()
+            for name in ("pbx", *(c.name for c in CALLERS), *(p.name for p in PHONES), "captures"):
+                shutil.rmtree(self.root / name, ignore_errors=True)
+            (self.root / "listen").unlink(missing_ok=True)
+            return removed + running
+
+    def is_up(self) -> bool:
+        """Whether the PBX of this lab runs."""
+        return self.container("pbx") in self.engine.running()
+
+    def require_up(self) -> None:
+        if not self.is_up():
+            raise LabUnavailable("the lab is not up; `pbxguard lab up` starts it")
+
+    def container(self, actor: str) -> str:
+        """Container name of an actor."""
+        return f"pbxguard-{actor}"
+
+    def server(self) -> str:
+        """Address at which telephones register: the published one, else the lab's own network."""
+        listen = self.root / "listen"
+        return listen.read_text().strip() if listen.is_file() else str(topology.PBX_ACCESS)
+
+    def seed(self, store_url: str) -> None:
+        """Have the lab's subscribers in the store; those that are there keep what the operator set."""
+        with Store.open(store_url) as store:
+            for phone in PHONES:
+                if store.subscriber(phone.number) is None:
+                    store.add_subscriber(Subscriber(phone.number, phone.operator, phone.province, phone.language))
+
+    def status(self) -> list[Row]:
+        """Every actor, its address and whether it runs (telephones: whether it is registered)."""
+        running = set(self.engine.running())
+        registered = self.registered() if self.container("pbx") in running else set()
+        rows = [
+            Row(
+                "pbx",
+                "guarded Asterisk",
+                f"{topology.PBX_CARRIER}, {topology.PBX_ACCESS}",
+                self._state_of("pbx", running),
+            )
+        ]
+        for caller in CALLERS:
+            state = self._state_of(caller.name, running)
+            if caller.registers and state == "running":
+                state = "registered" if caller.name in registered else "not registered"
+            rows.append(Row(caller.name, caller.kind, str(caller.address), state))
+        for phone in PHONES:
+            if phone.address is None:
+                state = "registered" if phone.number in registered else "free for your telephone"
+            else:
+                state = self._state_of(phone.name, running)
+                if state == "running":
+                    state = "registered" if phone.number in registered else "not registered"
+            rows.append(
+                Row(
+                    phone.name,
+                    f"subscriber {phone.number} ({phone.province})",
+                    str(phone.address or "-"),
+                    state,
+                )
+            )
+        pid = self.handler.pid
+        rows.append(
+            Row(
+                "handler",
+                "pbxguard serve",
+                "{}:{}".format(*self.handler.address),
+                f"running (pid {pid})" if pid else "not running",
+            )
+        )
+        return rows
+
+    def registered(self) -> set[str]:
+        """SIP users that are registered at the PBX."""
+        code, text = self.engine.run(self.container("pbx"), "asterisk", "-rx", "pjsip show contacts")
+        if code != 0:
+            return set()
+        return {
+            line.split()[1].split("/", 1)[0]
+            for line in text.splitlines()
+            if line.strip().startswith("Contact:") and "/" in line and "<Aor" not in line
+        }
+
+    # -- helpers -------------------------------------------------------------------------------------------
+
+    def _containers(self, folders: dict[str, Path], listen: str | None) -> list[Container]:
+        shared = {
+            self.root / "prompts": "/var/lib/pbxguard/prompts",
+            self.root / "markers": "/var/lib/pbxguard/markers",
+        }
+        addresses = {_CARRIER: topology.PBX_CARRIER, _ACCESS: topology.PBX_ACCESS}
+        publish = {}
+        if listen:
+            addresses[_LISTEN] = topology.LISTEN[10]
+            first, last = topology.RTP_PORTS_LISTEN
+            ports = (topology.SIP_PORT, *range(first, last + 1))
+            publish = {f"{port}/udp": (listen, port) for port in ports}
+        found = [
+            Container(
+                self.container("pbx"),
+                ASTERISK_IMAGE,
+                addresses,
+                shared
+                | {
+                    folders["pbx"]: "/etc/asterisk",
+                    self.root / "dialplan": "/etc/pbxguard",
+                    self.root / "captures": "/captures:rw",
+                },
+                publish,
+            )
+        ]
+        found += [
+            Container(
+                self.container(caller.name),
+                ASTERISK_IMAGE,
+                {_CARRIER: caller.address},
+                shared | {folders[caller.name]: "/etc/asterisk"},
+            )
+            for caller in CALLERS
+        ]
+        found += [
+            Container(
+                self.container(phone.name),
+                SOFTPHONE_IMAGE,
+                {_ACCESS: phone.address},
+                {folders[phone.name]: "/etc/baresip", self.root / "markers": "/var/lib/pbxguard/markers"},
+            )
+            for phone in PHONES
+            if phone.address is not None
+        ]
+        return found
+
+    def _wait_ready(self) -> None:
+        wanted = {p.number for p in PHONES if p.address} | {c.name for c in CALLERS if c.registers}
+
+        def ready() -> bool:
+            return wanted <= self.registered()
+
+        try:
+            wait_until(ready, 30, "every telephone to register")
+        except LabUnavailable as error:
+            missing = ", ".join(sorted(wanted - self.registered()))
+            raise LabUnavailable(
+                f"{error}; missing: {missing}. {self.engine.logs(self.container('pbx'), 5)}"
+            ) from error
+
+    def _state_of(self, actor: str, running: set[str]) -> str:
+        return "running" if self.container(actor) in running else "not running"
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One ``up`` or ``down`` at a time."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise LabUnavailable(
+                    "another `pbxguard lab` command is taking this lab up or down; wait for it"
+                ) from error
+            yield
+        finally:
+            os.close(descriptor)
