@@ -71,7 +71,7 @@ class TrunkSettings(_Section):
 LAB_TRUNKS: dict[str, TrunkSettings] = {
     "intl": TrunkSettings(kind="intl_gateway"),
     "natl": TrunkSettings(kind="national"),
-    "ent": TrunkSettings(kind="enterprise", allocated=("0571865543*", "95201*")),
+    "ent": TrunkSettings(kind="enterprise", fail="closed", allocated=("0571865543*", "95201*")),
     "goip1": TrunkSettings(kind="sim_gateway"),
 }
 
@@ -123,7 +123,7 @@ def load(path: Path | None = None) -> Settings:
         else:
             return Settings()
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise BadConfig(
             f"{path}: cannot read the settings: {error.strerror}; give another file with --config"
@@ -141,7 +141,7 @@ def load(path: Path | None = None) -> Settings:
 def _explain(path: Path, text: str, error: ValidationError) -> str:
     """One line: file, line and key of the first wrong setting, and what is wrong with it."""
     first = error.errors(include_url=False)[0]
-    keys = [str(part) for part in first["loc"] if not str(part).startswith("[")]
+    keys = [str(part) for part in first["loc"] if part != "[key]"]
     where = f"{path}:{_line_of(text, keys)}: {'.'.join(keys)}"
     if first["type"] == "extra_forbidden":
         return f"{where}: no setting has this name; see the README for the settings"

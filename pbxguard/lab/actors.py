@@ -3,7 +3,6 @@
 import json
 import os
 import secrets
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -69,12 +68,8 @@ def write(
     # baresip hangs up at the end of its file, so the callee goes on with silence.
     silence = np.zeros(CALLEE_SILENCE * heard.RATE, np.int16)
     heard.write_wav(markers / "callee.wav", np.concatenate([heard.marker("callee"), silence]))
-    sounds = root / "prompts"
-    shutil.rmtree(sounds, ignore_errors=True)
-    shutil.copytree(prompts.prompt_dir(settings.prompts), sounds, ignore=shutil.ignore_patterns("*.py*", "__*"))
-    dialplan = root / "dialplan"
-    shutil.rmtree(dialplan, ignore_errors=True)
-    shutil.copytree(DIALPLANS / "asterisk", dialplan)
+    _mirror(prompts.prompt_dir(settings.prompts), root / "prompts", "*/*.wav")
+    _mirror(DIALPLANS / "asterisk", root / "dialplan", "*.conf")
     (root / "captures").mkdir(exist_ok=True)
     # tcpdump in the container gives up root, and Asterisk runs as its own user there.
     os.chmod(root / "captures", 0o777)  # noqa: PTH101, S103
@@ -86,6 +81,19 @@ def write(
         if phone.address is not None:
             folders[phone.name] = _softphone(root / phone.name, phone, passwords)
     return folders
+
+
+def _mirror(source: Path, target: Path, pattern: str) -> None:
+    """Make *target* hold the files of *source*; in place, because running containers have it mounted."""
+    wanted = {path.relative_to(source) for path in source.glob(pattern)}
+    for name in wanted:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        content = (source / name).read_bytes()
+        if not (target / name).is_file() or (target / name).read_bytes() != content:
+            (target / name).write_bytes(content)
+    for path in target.glob(pattern):
+        if path.relative_to(target) not in wanted:
+            path.unlink()
 
 
 def _render(folder: Path, kind: str, values: dict[str, str]) -> Path:
@@ -184,7 +192,7 @@ def _softphone(folder: Path, phone: Phone, passwords: Secrets) -> Path:
         f"""\
 sip_listen {phone.address}:5060
 call_local_timeout 60
-call_max_calls 8
+call_max_calls 1
 audio_source aufile,/var/lib/pbxguard/markers/callee.wav
 audio_player aufile,/tmp/heard.wav
 audio_alert aufile,/tmp/alert.wav

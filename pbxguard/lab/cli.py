@@ -180,7 +180,7 @@ async def _one_call(world: World, step: CallStep, folder: Path) -> Evidence:
 @lab.command()
 @click.argument("names", nargs=-1, metavar="[SCENARIO]...")
 @click.option("--pbx", type=click.Choice(["asterisk"]), default="asterisk", show_default=True)
-@click.option("--jobs", default=6, show_default=True, type=click.IntRange(1, 16), help="Calls at once.")
+@click.option("--jobs", default=12, show_default=True, type=click.IntRange(1, 16), help="Calls at once.")
 @click.option("--scenarios", type=click.Path(path_type=Path, exists=True, file_okay=False), default=SCENARIOS,
               help="Folder of scenario files.")  # fmt: skip
 @_evidence
@@ -218,7 +218,7 @@ def demo(app: App, evidence: Path) -> None:
         with World(settings, app.config_path, say=lambda line: out.print(f"  {line}", markup=False)) as world:
             try:
                 world.up()
-                result = _run(world, chosen, evidence, 8)
+                result = _run(world, chosen, evidence, 12)
             finally:
                 world.down()
     out.print("  the lab is down again\n")

@@ -38,7 +38,7 @@ class Observed:
         languages: Languages in which it was heard, in order.
         other_score: The best score of any other prompt: what a wrong prompt would get.
         two_way_audio: Each marker reached the other side.
-        q850_zero: A Reason header with the invalid Q.850 cause 0 was seen.
+        q850_zero: The PBX sent a Reason header with the invalid Q.850 cause 0.
     """
 
     verdict: str
@@ -136,7 +136,7 @@ def observe(legs: Legs, decision: DecisionRow | None, prompt_dir: Path) -> Obser
         languages=tuple(entry[1] for entry in spoken),
         other_score=round(max((m.score for (n, _), m in scores.items() if n != name), default=0.0), 3),
         two_way_audio=_two_way(legs),
-        q850_zero=any("cause=0" in reason.replace(" ", "") for reason in caller.reasons),
+        q850_zero=any("cause=0" in reason.replace(" ", "") for reason in _reasons_of_pbx(caller)),
     )
 
 
@@ -224,6 +224,12 @@ def _two_way(legs: Legs) -> bool:
         heard.match(legs.callee.audio_to_callee(), _marker("caller")).score >= HEARD
         and heard.match(legs.caller.audio_to_caller(), _marker("callee")).score >= HEARD
     )
+
+
+def _reasons_of_pbx(leg: Leg) -> list[str]:
+    """Reason headers (RFC 3326) that the PBX sent; what the caller's side sends is not ours."""
+    sent = (message for message in leg.messages if message.source == leg.callee)
+    return [value for message in sent for value in message.header_values("reason")]
 
 
 def _display(callee: Leg | None) -> str:

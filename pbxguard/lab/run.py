@@ -4,12 +4,14 @@ import asyncio
 import secrets
 import shutil
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pbxguard import prompts
 from pbxguard.config import Settings
 from pbxguard.errors import LabUnavailable, PbxguardError
 from pbxguard.lab import evidence
@@ -92,6 +94,7 @@ class Stage:
         self.state = state
         self.callers = callers
         self.pack = load_pack(self.settings.pack)
+        self._lines: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.store_url = self.settings.store.url or str(state / "pbxguard.db")
 
     async def call(
@@ -112,7 +115,9 @@ class Stage:
             headers=step.headers,
         )
         captures = self.world.root / "captures"
-        async with capturing(self.world.engine, self.world.container("pbx"), captures, tag) as path:
+        # A telephone takes one call at a time; a second one would be busy, whatever the verdict.
+        line = self._lines[step.number] if expected is None or expected.answered else nullcontext()
+        async with line, capturing(self.world.engine, self.world.container("pbx"), captures, tag) as path:
             await self.callers.place(placing)
         pcap = folder / "call.pcap"
         await asyncio.to_thread(_move, path, pcap)
@@ -129,7 +134,7 @@ class Stage:
             return Evidence(scenario, title, "", step, expected, _NOTHING, lost, pcap.parent)
         call_id = legs.caller.call_id
         decision = await self._decision(call_id) if wait_decision else None
-        prompt_dir = self.world.root / "prompts"
+        prompt_dir = prompts.prompt_dir(self.settings.prompts)
         observed = await asyncio.to_thread(evidence.observe, legs, decision, prompt_dir)
         wrong: tuple[str, ...] = ()
         if expected is not None:
@@ -188,7 +193,7 @@ class Stage:
 
 
 async def run_scenarios(
-    world: World, scenarios: Sequence[Scenario], root: Path, *, jobs: int = 6, report: Report = lambda _: None
+    world: World, scenarios: Sequence[Scenario], root: Path, *, jobs: int = 12, report: Report = lambda _: None
 ) -> Run:
     """Run scenarios against a fresh state, so that nothing of the operator's is read or changed.
 
@@ -233,34 +238,35 @@ async def run_scenarios(
 
 
 async def _run_one(stage: Stage, scenario: Scenario, root: Path, report: Report) -> list[Evidence]:
-    found = []
-    for number, step in enumerate(scenario.step, start=1):
+    async def place(number: int, step: Step) -> Evidence:
         suffix = f"-{number}" if len(scenario.step) > 1 else ""
         try:
-            result = await _run_step(stage, scenario, step, root / f"{scenario.name}{suffix}")
+            result = await stage.call(
+                step.call,
+                root / f"{scenario.name}{suffix}",
+                scenario=scenario.name,
+                title=step.title,
+                expected=step.expect,
+                wait_decision=handler == "running",
+            )
         except PbxguardError as error:
-            wrong = (str(error),)
-            result = Evidence(scenario.name, step.title, "", step.call, step.expect, _NOTHING, wrong)
-        found.append(result)
+            result = Evidence(scenario.name, step.title, "", step.call, step.expect, _NOTHING, (str(error),))
         report(result)
+        return result
+
+    found: list[Evidence] = []
+    steps = list(enumerate(scenario.step, start=1))
+    for batch in [steps] if scenario.together else [[step] for step in steps]:
+        given = batch[0][1].given
+        handler = given.handler
+        await asyncio.to_thread(stage.give, given)
+        disturbance = stage.disturbed(handler)
+        await asyncio.to_thread(disturbance.__enter__)
+        try:
+            found += await asyncio.gather(*(place(number, step) for number, step in batch))
+        finally:
+            await asyncio.to_thread(disturbance.__exit__, None, None, None)
     return found
-
-
-async def _run_step(stage: Stage, scenario: Scenario, step: Step, folder: Path) -> Evidence:
-    await asyncio.to_thread(stage.give, step.given)
-    disturbance = stage.disturbed(step.given.handler)
-    await asyncio.to_thread(disturbance.__enter__)
-    try:
-        return await stage.call(
-            step.call,
-            folder,
-            scenario=scenario.name,
-            title=step.title,
-            expected=step.expect,
-            wait_decision=step.given.handler == "running",
-        )
-    finally:
-        await asyncio.to_thread(disturbance.__exit__, None, None, None)
 
 
 def _move(source: Path, target: Path) -> None:

@@ -105,11 +105,13 @@ class Scenario(_Part):
         name: The file's name without suffix.
         title: What a newcomer reads in the table.
         alone: No other call is under way meanwhile (it disturbs the handler).
+        together: Its calls are placed at the same time, under what the first step gives.
     """
 
     name: str
     title: str
     alone: bool = False
+    together: bool = False
     step: tuple[Step, ...]
 
 

@@ -74,8 +74,9 @@ PBX_ACCESS = ACCESS[10]
 PHONES = (
     Phone("13957100001", "zhang", "cm", "zhejiang", "zh", ACCESS[101]),
     Phone("13957100002", "li", "cm", "zhejiang", "en", ACCESS[102]),
-    Phone("13904510001", "wang", "cm", "heilongjiang", "zh", ACCESS[103]),
-    Phone("110", "police", "cm", "zhejiang", "zh", ACCESS[104]),
+    Phone("13957100003", "zhao", "cm", "zhejiang", "zh", ACCESS[103]),
+    Phone("13904510001", "wang", "cm", "heilongjiang", "zh", ACCESS[104]),
+    Phone("110", "police", "cm", "zhejiang", "zh", ACCESS[105]),
     Phone("13957100011", "engineer-zj", "cm", "zhejiang", "zh"),
     Phone("13904510011", "engineer-hlj", "cm", "heilongjiang", "zh"),
 )
