@@ -90,9 +90,7 @@ class Settings(_Section):
 
     @property
     def state_dir(self) -> Path:
-        """``PBXGUARD_STATE``, else ``state`` of the file, else the user's state folder."""
-        if given := os.environ.get("PBXGUARD_STATE"):
-            return Path(given)
+        """``state``, else the user's state folder."""
         if self.state is not None:
             return self.state
         base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
@@ -112,6 +110,8 @@ class Settings(_Section):
 def load(path: Path | None = None) -> Settings:
     """The settings of *path*, else of the file that ``PBXGUARD_CONFIG`` names, else of ``./pbxguard.toml``.
 
+    ``PBXGUARD_STATE`` outranks the file's ``state``.
+
     Raises:
         BadConfig: The file is not there, is no TOML, or has an unknown or wrong key.
     """
@@ -120,8 +120,13 @@ def load(path: Path | None = None) -> Settings:
             path = Path(given)
         elif Path("pbxguard.toml").is_file():
             path = Path("pbxguard.toml")
-        else:
-            return Settings()
+    settings = Settings() if path is None else _read(path)
+    if state := os.environ.get("PBXGUARD_STATE"):
+        settings = settings.model_copy(update={"state": Path(state)})
+    return settings
+
+
+def _read(path: Path) -> Settings:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:

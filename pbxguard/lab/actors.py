@@ -110,7 +110,8 @@ def _pbx(folder: Path, passwords: Secrets, settings: Settings, guard: tuple[str,
     if listen:
         nat = (
             f"external_media_address = {listen}\nexternal_signaling_address = {listen}\n"
-            f"local_net = {topology.CARRIER}\nlocal_net = {topology.ACCESS}"
+            # Asterisk replaces only what is local in its SDP, so its own published network counts as local too.
+            + "\n".join(f"local_net = {net}" for net in (topology.CARRIER, topology.ACCESS, topology.LISTEN))
         )
     return _render(
         folder,
@@ -186,16 +187,15 @@ def _caller(folder: Path, caller: Caller, passwords: Secrets) -> Path:
     return folder
 
 
-def _softphone(folder: Path, phone: Phone, passwords: Secrets) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config").write_text(
-        f"""\
-sip_listen {phone.address}:5060
+def softphone_config(address: str) -> str:
+    """Baresip's configuration without sound card and display: it answers, says its marker, and is busy in a call."""
+    return f"""\
+sip_listen {address}:5060
 call_local_timeout 60
 call_max_calls 1
 audio_source aufile,/var/lib/pbxguard/markers/callee.wav
 audio_player aufile,/tmp/heard.wav
-audio_alert aufile,/tmp/alert.wav
+audio_alert aufile,/dev/null
 rtp_ports 16000-16099
 module_path /usr/lib/baresip/modules
 module g711.so
@@ -203,10 +203,14 @@ module aufile.so
 module_app account.so
 module_app menu.so
 """
-    )
+
+
+def _softphone(folder: Path, phone: Phone, passwords: Secrets) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config").write_text(softphone_config(str(phone.address)))
     (folder / "accounts").write_text(
         f"<sip:{phone.number}@{topology.PBX_ACCESS};transport=udp>;auth_pass={passwords.phones[phone.number]};"
-        "answermode=auto;regint=60;audio_codecs=PCMA/8000/1,PCMU/8000/1\n"
+        "answermode=auto;regint=60;audio_codecs=PCMA/8000/1\n"
     )
     (folder / "contacts").write_text("")
     return folder

@@ -56,7 +56,7 @@ def examine(world: World) -> Iterator[Finding]:
         remedy="`pbxguard explain` says why it was refused; `docker logs pbxguard-pbx` what the PBX did",
     )
     yield Finding(
-        "audio in both directions",
+        f"audio in both directions (caller heard {seen.heard_by_caller}, callee heard {seen.heard_by_callee})",
         ok=seen.two_way_audio,
         remedy="one side did not hear the other's marker: look for a firewall between the lab's networks",
     )

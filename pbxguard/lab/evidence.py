@@ -38,6 +38,8 @@ class Observed:
         languages: Languages in which it was heard, in order.
         other_score: The best score of any other prompt: what a wrong prompt would get.
         two_way_audio: Each marker reached the other side.
+        heard_by_caller: How well the callee's marker reached the caller, 0 to 1.
+        heard_by_callee: How well the caller's marker reached the callee, 0 to 1.
         q850_zero: The PBX sent a Reason header with the invalid Q.850 cause 0.
     """
 
@@ -56,6 +58,8 @@ class Observed:
     languages: tuple[str, ...] = ()
     other_score: float = 0.0
     two_way_audio: bool = False
+    heard_by_caller: float = 0.0
+    heard_by_callee: float = 0.0
     q850_zero: bool = False
 
 
@@ -104,7 +108,7 @@ class Legs:
 def legs_of(capture: Capture, tag: str) -> Legs | None:
     """The legs of the call with that tag, or None when its INVITE never reached the PBX."""
     tagged = [leg for leg in capture.calls().values() if leg.invite is not None and leg.invite.header(TAG) == tag]
-    pbx = {str(topology.PBX_CARRIER), str(topology.PBX_ACCESS)}
+    pbx = topology.PBX_ADDRESSES
     inbound = [leg for leg in tagged if leg.invite is not None and leg.invite.destination[0] in pbx]
     outbound = [leg for leg in tagged if leg.invite is not None and leg.invite.source[0] in pbx]
     return Legs(inbound[0], outbound[0] if outbound else None) if inbound else None
@@ -114,6 +118,10 @@ def observe(legs: Legs, decision: DecisionRow | None, prompt_dir: Path) -> Obser
     """What the two legs and the guard's record show."""
     caller = legs.caller
     sound = caller.audio_to_caller()
+    to_caller = to_callee = 0.0
+    if legs.callee is not None:
+        to_caller = heard.match(sound, _marker("callee")).score
+        to_callee = heard.match(legs.callee.audio_to_callee(), _marker("caller")).score
     scores = {key: heard.match(sound, reference) for key, reference in _references(prompt_dir).items()}
     found = {key: match for key, match in scores.items() if match.score >= BEGUN}
     name = max(found, key=lambda key: found[key].score)[0] if found else ""
@@ -135,7 +143,9 @@ def observe(legs: Legs, decision: DecisionRow | None, prompt_dir: Path) -> Obser
         early_media=any(p.status == 183 and p.has_sdp for p in caller.provisionals),
         languages=tuple(entry[1] for entry in spoken),
         other_score=round(max((m.score for (n, _), m in scores.items() if n != name), default=0.0), 3),
-        two_way_audio=_two_way(legs),
+        two_way_audio=min(to_caller, to_callee) >= HEARD,
+        heard_by_caller=round(to_caller, 3),
+        heard_by_callee=round(to_callee, 3),
         q850_zero=any("cause=0" in reason.replace(" ", "") for reason in _reasons_of_pbx(caller)),
     )
 
@@ -151,6 +161,8 @@ def faults(expected: Expect, observed: Observed, *, wanted_languages: tuple[str,
         want, got = getattr(expected, name), getattr(observed, name)
         if want is not None and want != got:
             wrong.append(f"{name}: expected {want}, observed {got}")
+    if expected.two_way_audio and not observed.two_way_audio:
+        wrong.append(f"markers: caller heard {observed.heard_by_caller}, callee heard {observed.heard_by_callee}")
     if expected.display is not None and expected.display not in observed.display:
         wrong.append(f"display: expected {expected.display!r} in it, observed {observed.display!r}")
     limit = expected.max_post_dial_ms
@@ -214,16 +226,6 @@ def _references(prompt_dir: Path) -> dict[tuple[str, str], heard.Samples]:
 @cache
 def _marker(name: str) -> heard.Samples:
     return heard.marker(name)
-
-
-def _two_way(legs: Legs) -> bool:
-    """Whether the caller's marker reached the callee's telephone and the callee's marker the caller."""
-    if legs.callee is None:
-        return False
-    return (
-        heard.match(legs.callee.audio_to_callee(), _marker("caller")).score >= HEARD
-        and heard.match(legs.caller.audio_to_caller(), _marker("callee")).score >= HEARD
-    )
 
 
 def _reasons_of_pbx(leg: Leg) -> list[str]:

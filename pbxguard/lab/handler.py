@@ -47,6 +47,10 @@ class Handler:
         """
         self.stop()
         host, port = self.address
+        if self.answers():
+            raise LabUnavailable(
+                f"another program listens on {host}:{port}; stop it, or set [asterisk] port in the settings"
+            )
         command = [sys.executable, "-m", "pbxguard"]
         if self._config is not None:
             command += ["--config", str(self._config)]

@@ -70,6 +70,8 @@ CALLERS = (
 
 PBX_CARRIER = CARRIER[10]
 PBX_ACCESS = ACCESS[10]
+PBX_LISTEN = LISTEN[10]
+PBX_ADDRESSES = frozenset(map(str, (PBX_CARRIER, PBX_ACCESS, PBX_LISTEN)))
 
 PHONES = (
     Phone("13957100001", "zhang", "cm", "zhejiang", "zh", ACCESS[101]),
@@ -86,5 +88,5 @@ def names() -> dict[str, str]:
     """Address -> actor name, for ladders and reports."""
     found = {str(caller.address): caller.name for caller in CALLERS}
     found |= {str(phone.address): phone.name for phone in PHONES if phone.address}
-    found |= {str(PBX_CARRIER): "pbx", str(PBX_ACCESS): "pbx", str(GUARD_ADDRESS): "host"}
+    found |= dict.fromkeys(PBX_ADDRESSES, "pbx") | {str(GUARD_ADDRESS): "host", str(LISTEN[1]): "your telephone"}
     return found

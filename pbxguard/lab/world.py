@@ -202,7 +202,7 @@ class World:
         addresses = {_CARRIER: topology.PBX_CARRIER, _ACCESS: topology.PBX_ACCESS}
         publish = {}
         if listen:
-            addresses[_LISTEN] = topology.LISTEN[10]
+            addresses[_LISTEN] = topology.PBX_LISTEN
             first, last = topology.RTP_PORTS_LISTEN
             ports = (topology.SIP_PORT, *range(first, last + 1))
             publish = {f"{port}/udp": (listen, port) for port in ports}

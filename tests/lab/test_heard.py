@@ -56,8 +56,7 @@ def test_wrong_sound_scores_low():
     """No prompt or marker is taken for another: all pairs score 0.15 or less."""
     coded = {name: through(samples) for name, samples in ALL.items()}
     scores = {
-        (said, asked): heard.match(coded[said], ALL[asked]).score
-        for said, asked in itertools.permutations(ALL, 2)
+        (said, asked): heard.match(coded[said], ALL[asked]).score for said, asked in itertools.permutations(ALL, 2)
     }
     worst = max(scores, key=lambda pair: scores[pair])
     assert scores[worst] <= 0.15, worst
@@ -73,8 +72,7 @@ def test_best_names_the_right_one(name):
 def test_packet_loss(name):
     """With 5 % of the packets lost the right prompt still scores 0.8 or more, whichever packets they are."""
     scores = [
-        heard.match(with_loss(through(REFERENCES[name]), 0.05, seed), REFERENCES[name]).score
-        for seed in range(10)
+        heard.match(with_loss(through(REFERENCES[name]), 0.05, seed), REFERENCES[name]).score for seed in range(10)
     ]
     assert min(scores) >= 0.8
 

@@ -98,9 +98,7 @@ ANSWERED_TO = "<sip:1@y>;tag=to1"
 
 
 def rtp(sequence, timestamp, payload, *, payload_type=8, ssrc=7):
-    return (
-        struct.pack("!BBHII", 0x80, payload_type, sequence & 0xFFFF, timestamp & 0xFFFFFFFF, ssrc) + payload
-    )
+    return struct.pack("!BBHII", 0x80, payload_type, sequence & 0xFFFF, timestamp & 0xFFFFFFFF, ssrc) + payload
 
 
 def refused_call(media, *, begin=100.0, call_id="c1"):
@@ -249,9 +247,7 @@ def test_fragmented_invite():
 
 def test_fragments_that_never_end_are_bounded():
     """First fragments without end neither raise nor hide a later whole message."""
-    flood = [
-        (1.0 + i / 1e4, ip_packets(CALLER, PBX, b"x" * 3000, number=i, fragment=1480)[0]) for i in range(500)
-    ]
+    flood = [(1.0 + i / 1e4, ip_packets(CALLER, PBX, b"x" * 3000, number=i, fragment=1480)[0]) for i in range(500)]
     whole = (2.0, ip_packets(CALLER, PBX, sip(INVITE))[0])
     assert len(Capture.read(pcap([*flood, whole])).messages) == 1
 
@@ -339,10 +335,7 @@ def test_counters_wrap(sound):
 def test_sender_begins_anew(sound):
     """A timestamp that jumps by hours (ringback gives way to the prompt) leaves no hours of silence."""
     media = packets_of(sound)
-    after = [
-        (at + 1.5, rtp(2000 + i, 3_000_000_000 + i * 160, packet[12:]))
-        for i, (at, packet) in enumerate(media)
-    ]
+    after = [(at + 1.5, rtp(2000 + i, 3_000_000_000 + i * 160, packet[12:])) for i, (at, packet) in enumerate(media)]
     audio = capture(refused_call(media + after)).leg("c1").audio_to_caller()
     assert len(audio) / 8000 == pytest.approx(2.5, abs=0.01)
     assert heard.match(audio[12000:], sound).score >= 0.95
@@ -357,9 +350,7 @@ def test_two_streams_follow_each_other(sound):
 
 def test_gsm_is_named_not_guessed(sound):
     """A stream that is not G.711 is there, with its codec's name, and gives no samples."""
-    media = [
-        (at, rtp(i, i * 160, b"\xd0" * 33, payload_type=3)) for i, (at, _) in enumerate(packets_of(sound))
-    ]
+    media = [(at, rtp(i, i * 160, b"\xd0" * 33, payload_type=3)) for i, (at, _) in enumerate(packets_of(sound))]
     leg = capture(refused_call(media)).leg("c1")
     assert leg.not_decoded == ("GSM",)
     assert not leg.streams_to_caller[0].decoded
@@ -380,9 +371,7 @@ def test_rtcp_and_dtmf_are_no_audio(sound):
 def test_ports_that_are_used_again(sound):
     """Two calls, one after the other, on the same ports: each has its own audio only."""
     other = heard.marker("other", seconds=1.0)
-    records = refused_call(packets_of(sound)) + refused_call(
-        packets_of(other, ssrc=8), begin=110.0, call_id="c2"
-    )
+    records = refused_call(packets_of(sound)) + refused_call(packets_of(other, ssrc=8), begin=110.0, call_id="c2")
     found = capture(records)
     assert heard.match(found.leg("c1").audio_to_caller(), sound).score >= 0.95
     assert heard.match(found.leg("c2").audio_to_caller(), other).score >= 0.95

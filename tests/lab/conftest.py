@@ -1,0 +1,50 @@
+"""One lab for all tests that place calls: a state of its own, taken down at the end."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pbxguard.config import Settings
+from pbxguard.lab.world import World
+
+
+def _usable() -> str:
+    """Why no lab can be had here, or ""."""
+    if os.environ.get("DOCKER_HOST") or Path("/var/run/docker.sock").exists():
+        return ""
+    if shutil.which("docker") is None:
+        return "no Docker engine; `make test` sets one up (needs root or sudo)"
+    return ""
+
+
+@pytest.fixture(name="world", scope="session")
+def _world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """The lab, up. Where root and Docker are at hand a missing lab is an error, never a skip."""
+    if (why := _usable()) and os.geteuid() != 0:
+        pytest.skip(why)
+    state = tmp_path_factory.mktemp("lab-state")
+    with World(Settings(state=state)) as world:
+        try:
+            world.up()
+            yield world
+        finally:
+            world.down()
+
+
+@pytest.fixture(name="pbxguard")
+def _pbxguard(world: World) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """The command line as its users run it, on the state of the lab under test."""
+
+    def run(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "pbxguard", *arguments],
+            capture_output=True, text=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL,
+            env=os.environ | {"PBXGUARD_STATE": str(world.state), "COLUMNS": "200"},
+        )  # fmt: skip
+
+    return run

@@ -1,0 +1,154 @@
+"""Every scenario is placed as a real call; what the caller saw and heard is compared with what is expected."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from pbxguard import prompts
+from pbxguard.lab import evidence, report
+from pbxguard.lab.evidence import Evidence
+from pbxguard.lab.run import Run, run_scenarios
+from pbxguard.lab.scenario import load
+from pbxguard.lab.wire import Capture
+from pbxguard.lab.world import World
+
+SCENARIOS = load(Path(__file__).parents[1] / "scenarios")
+STEPS = [(scenario.name, number, step) for scenario in SCENARIOS for number, step in enumerate(scenario.step)]
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(name="run", scope="session")
+def _run(world: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """All scenarios, placed once."""
+    run = asyncio.run(run_scenarios(world, SCENARIOS, tmp_path_factory.mktemp("evidence")))
+    report.write(run, "cn")
+    return run
+
+
+@pytest.fixture(name="refused", scope="session")
+def _refused(run: Run) -> list[Evidence]:
+    """The calls whose caller heard a whole prompt."""
+    return [c for c in run.calls if c.expected and c.expected.prompt and not c.expected.prompt_cut]
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "title"), [(name, number, step.title) for name, number, step in STEPS],
+    ids=[f"{name}-{number + 1}" for name, number, _ in STEPS],
+)  # fmt: skip
+def test_call_goes_as_expected(run: Run, name: str, number: int, title: str) -> None:
+    """The call has the expected verdict, status, prompt, labels, display and audio."""
+    call = [c for c in run.calls if c.scenario == name][number]
+
+    assert call.title in (title, *(s.title for n, _, s in STEPS if n == name))
+    assert call.faults == ()
+
+
+def test_refused_callers_hear_the_prompt_as_early_media(refused: list[Evidence]) -> None:
+    """A refusal is 183 with SDP, the whole prompt, then the status: no 200 OK, and no callee that rings."""
+    assert len(refused) >= 15
+    for call in refused:
+        assert call.observed.early_media, call.title
+        assert not call.observed.answered, call.title
+        assert not call.observed.callee_rang, call.title
+        assert not call.observed.q850_zero, call.title
+        assert call.observed.prompt_score >= 0.9, call.title
+
+
+def test_no_other_prompt_matches_what_was_heard(refused: list[Evidence]) -> None:
+    """What a caller heard scores as wrong against every prompt but the right one."""
+    assert max(call.observed.other_score for call in refused) < 0.3
+
+
+def test_a_connected_call_leaks_no_prompt(run: Run) -> None:
+    """Whoever is connected hears the callee and no prompt."""
+    connected = [call for call in run.calls if call.observed.answered]
+
+    assert connected
+    assert all(call.observed.prompt == "" for call in connected)
+
+
+def test_every_call_leaves_its_evidence(run: Run) -> None:
+    """Wire, ladder, audio and result of each call are there, and the decision wherever the guard made one."""
+    for call in run.calls:
+        assert call.folder is not None
+        names = {path.name for path in call.folder.iterdir()}
+        assert {"call.pcap", "ladder.txt", "heard-by-caller.wav", "result.json"} <= names
+        assert ("decision.json" in names) == (call.observed.verdict != "failed"), call.title
+
+
+def test_report_json_is_the_contract(run: Run) -> None:
+    """report.json has the fields that scripts hold on to."""
+    found = json.loads((run.folder / "report.json").read_text())
+
+    assert set(found) >= {"run", "pbx", "passed", "failed", "skipped", "calls"}
+    assert found["passed"] + found["failed"] == len(STEPS)
+    wanted = {"verdict", "reason", "sip_status", "answered", "callee_rang", "prompt", "prompt_score", "post_dial_ms"}
+    for call in found["calls"]:
+        assert set(call) >= {
+            "scenario",
+            "call_id",
+            "channel",
+            "cli",
+            "callee",
+            "trunk",
+            "expected",
+            "observed",
+            "passed",
+        }
+        assert set(call["observed"]) >= wanted
+
+
+def test_html_report_shows_hostile_text_as_text(run: Run) -> None:
+    """What a caller wrote is escaped in the page; the page has no script at all."""
+    page = (run.folder / "report.html").read_text()
+
+    assert "abc%22%27DEF" in page
+    assert "<script" not in page.lower()
+
+
+def test_junit_lists_every_call(run: Run) -> None:
+    """junit.xml has one case a call."""
+    assert (run.folder / "junit.xml").read_text().count("<testcase ") == len(STEPS)
+
+
+def test_the_wrong_prompt_is_found_out(world: World, tmp_path: Path) -> None:
+    """When the PBX plays another prompt than the verdict asks for, the call fails with that as its cause."""
+    sounds = world.root / "prompts" / "zh"
+    right, wrong = sounds / "system_blocklist.wav", sounds / "cli_missing.wav"
+    kept = right.read_bytes()
+    scenario = [s for s in SCENARIOS if s.name == "national-cli-from-abroad"]
+    try:
+        right.write_bytes(wrong.read_bytes())
+        run = asyncio.run(run_scenarios(world, scenario, tmp_path))
+    finally:
+        right.write_bytes(kept)
+
+    assert run.failed == 1
+    assert any("heard cli_missing" in fault for fault in run.calls[0].faults)
+
+
+def test_silence_instead_of_the_prompt_is_found_out(world: World, tmp_path: Path) -> None:
+    """A refusal whose prompt file is missing on the PBX is a failure, although the status is right."""
+    sound = world.root / "prompts" / "zh" / "system_blocklist.wav"
+    kept = sound.read_bytes()
+    scenario = [s for s in SCENARIOS if s.name == "national-cli-from-abroad"]
+    try:
+        sound.unlink()
+        run = asyncio.run(run_scenarios(world, scenario, tmp_path))
+    finally:
+        sound.write_bytes(kept)
+
+    assert run.calls[0].observed.sip_status == 603
+    assert any("heard none" in fault for fault in run.calls[0].faults)
+
+
+def test_legs_of_another_call_do_not_count(run: Run) -> None:
+    """A capture holds the calls that were under way at the time; only the tagged one is looked at."""
+    folder = run.calls[0].folder
+    assert folder is not None
+
+    assert evidence.legs_of(Capture.load(folder / "call.pcap"), "0" * 16) is None
+    assert set(prompts.names()) >= {call.observed.prompt for call in run.calls if call.observed.prompt}
