@@ -259,17 +259,19 @@ def _rows(calls: Sequence[Evidence], pack: str) -> tuple[tuple[str, ...], list[t
             report.callee_words(call),
             report.heard_words(call),
             call.observed.verdict,
-            f"{call.observed.reason}: {report.why_words(call, pack)}",
+            f"{report.why_words(call, pack)} ({call.observed.reason})",
         )
         for call in calls
     ]
 
 
 def _finish(result: Run, app: App) -> None:
+    if not out.is_terminal:
+        out.width = 150  # a log or a pager; rich takes 80 columns there
     columns, rows = _rows(result.calls, app.settings.pack)
     table = Table(header_style="bold", show_lines=True)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", min_width=13 if column == "from" else None)
     colours = {"allow": "green", "block": "red", "failed": "yellow"}
     for row in rows:
         cells = [escape(printable(cell)) for cell in row]

@@ -26,7 +26,7 @@ def heard_words(call: Evidence) -> str:
     """What the caller heard, in words."""
     seen = call.observed
     if seen.answered:
-        return "the callee answered" + (", both heard each other" if seen.two_way_audio else "")
+        return "the callee" + (", both heard each other" if seen.two_way_audio else "")
     words = f"SIP {seen.sip_status}" if seen.sip_status else "no final answer"
     if seen.prompt:
         cut = " (cut short)" if call.expected is not None and call.expected.prompt_cut else ""
@@ -41,14 +41,13 @@ def callee_words(call: Evidence) -> str:
 
 
 def why_words(call: Evidence, pack_id: str) -> str:
-    """The reason in plain English."""
+    """The reason in plain English, its first sentence."""
     if call.observed.reason == "guard_failed":
         return "The handler gave no verdict; the trunk's failure policy decided."
     try:
-        text = load_pack(pack_id).text(call.observed.reason, "en")
+        return load_pack(pack_id).text(call.observed.reason, "en").partition(". ")[0].rstrip(".") + "."
     except KeyError:
         return call.observed.reason
-    return text
 
 
 def _junit(run: Run, path: Path) -> None:

@@ -1,0 +1,265 @@
+"""The README says what the code does: names, tables and examples are compared with what they describe.
+
+``python tests/test_docs.py`` writes the generated tables into the README; a person writes the rest.
+"""
+
+import inspect
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import pytest
+from pydantic import BaseModel
+
+from pbxguard import errors, packs
+from pbxguard.cli.main import pbxguard
+from pbxguard.config import Settings, TrunkSettings
+from pbxguard.resources import DIALPLANS
+from pbxguard.screening import policy
+from pbxguard.screening.call import Basis, Block, Failed, Label, Reason, Trunk
+from pbxguard.screening.lists import Action
+from pbxguard.screening.treatment import _SHOWN, ASTERISK, Treatment, treatment_for
+from pbxguard.store import LIST_COLUMNS
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+DIALPLAN = (DIALPLANS / "asterisk" / "pbxguard.conf").read_text(encoding="utf-8")
+PACK = packs.load("cn")
+
+
+def commands(group: click.Group, *path: str) -> Iterator[tuple[str, click.Command]]:
+    """Every command that can be run, with the words that run it."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        found = group.get_command(context, name)
+        assert found is not None
+        if isinstance(found, click.Group):
+            yield from commands(found, *path, name)
+        else:
+            yield " ".join((*path, name)), found
+
+
+def settings(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Every setting by its dotted name, with its default; ``trunks`` as ``trunks.NAME``."""
+    for name, field in model.model_fields.items():
+        if name == "trunks":
+            yield from settings(TrunkSettings, "trunks.NAME.")
+        elif isinstance(field.default, BaseModel):
+            yield from settings(type(field.default), f"{prefix}{name}.")
+        else:
+            yield prefix + name, None if field.is_required() else field.default
+
+
+def as_toml(value: object) -> str:
+    """A default as it would stand in the settings file; "" where there is none."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return f"`{str(value).lower()}`"
+        case int():
+            return f"`{value}`"
+        case tuple():
+            return f"`{list(value)}`"
+    return f'`"{value}"`'
+
+
+def fences(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def examples(text: str) -> list[list[str]]:
+    """The words of each ``pbxguard`` command in the shell examples, without program and global option."""
+    lines = re.findall(r"^pbxguard (?:--config \S+ )?(.*)", "".join(fences(text, "sh")), re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+# -- generated tables --------------------------------------------------------------------------------------
+
+
+def treated(reason: Reason, *, hostile_ok: bool = False) -> Treatment:
+    basis = Basis(rule="", detail="")
+    return treatment_for(
+        Failed("") if reason is Reason.GUARD_FAILED else Block(reason, basis),
+        trunk=Trunk("t", "national", fail="closed", hostile_ok=hostile_ok),
+        capabilities=ASTERISK,
+        pack=PACK,
+        language="zh",
+    )
+
+
+def steps() -> dict[Reason, str]:
+    """The steps of the policy that give a reason, read off their source."""
+    found: dict[Reason, set[str]] = {}
+    for method in vars(policy._Decision).values():
+        source = inspect.getsource(method) if inspect.isfunction(method) else ""
+        numbers = set(re.findall(r'"(\d+)\.\w+"', source))
+        for name in re.findall(r"\bReason\.([A-Z_]+)", source) if len(numbers) == 1 else ():
+            found.setdefault(Reason[name], set()).update(numbers)
+    return {reason: ", ".join(sorted(numbers)) for reason, numbers in found.items()} | {Reason.GUARD_FAILED: "none"}
+
+
+def refusals() -> str:
+    """Reason, why, prompt, SIP status and step of every refusal, as a Markdown table."""
+    lines = [
+        "| reason | what is wrong, and the remedy | prompt | SIP status | rule |",
+        "|---|---|---|---|---|",
+    ]
+    by_step = steps()
+    for reason in Reason:
+        if PACK.reason_group(reason) == "pass":
+            continue
+        usual, hostile = treated(reason), treated(reason, hostile_ok=True)
+        status = f"{usual.status}" if usual.status == hostile.status else f"{usual.status} ({hostile.status})"
+        step = by_step.get(reason, "not yet")
+        text = PACK.text(reason, "en").removeprefix("The call was refused because ")
+        lines.append(f"| `{reason}` | {text} | `{usual.prompt}` | {status} | {step} |")
+    return "\n".join(lines)
+
+
+def passes() -> str:
+    """Every reason to let a call through, as a Markdown table."""
+    lines = ["| reason | what it says |", "|---|---|"]
+    lines += [f"| `{r}` | {PACK.text(r, 'en')} |" for r in Reason if PACK.reason_group(r) == "pass"]
+    return "\n".join(lines)
+
+
+def labels() -> str:
+    """Every label and the display name that the callee sees, as a Markdown table."""
+    lines = ["| label | callee's display, zh | en |", "|---|---|---|"]
+    for label in Label:
+        shown = (
+            [PACK.display(label, language) for language in ("zh", "en")] if label in _SHOWN else ["(log only)", ""]
+        )
+        lines.append(f"| `{label}` | {shown[0]} | {shown[1]} |")
+    return "\n".join(lines)
+
+
+GENERATED: dict[str, Callable[[], str]] = {"refusals": refusals, "passes": passes, "labels": labels}
+
+
+def between(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(<!-- {name}: from tests/test_docs.py -->\n\n).*?(\n\n<!-- end -->)", re.DOTALL)
+
+
+# -- claims ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def readme() -> str:
+    return README.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", GENERATED)
+def test_generated_tables_are_those_of_the_code(readme: str, name: str) -> None:
+    """The reasons, prompts, statuses, rules and labels in the README are those of pack, policy and treatment."""
+    found = between(name).search(readme)
+    assert found, f"the README has no table {name}"
+    assert found[0] == f"{found[1]}{GENERATED[name]()}{found[2]}", "run: python tests/test_docs.py"
+
+
+def test_every_command_has_an_example(readme: str) -> None:
+    """Every command and sub-command stands in a shell example."""
+    shown = [" ".join(words) for words in examples(readme)]
+    missing = [name for name, _ in commands(pbxguard) if not any(f"{line} ".startswith(f"{name} ") for line in shown)]
+    assert not missing
+
+
+def test_every_example_is_a_command_with_options_that_exist(readme: str) -> None:
+    """No example names a command or an option that there is not."""
+    known = dict(commands(pbxguard))
+    wrong = []
+    for words in examples(readme):
+        name = next((n for n in (" ".join(words[:2]), words[0]) if n in known), None)
+        options = {o for p in known[name].params for o in (*p.opts, *p.secondary_opts)} if name else set()
+        wrong += [" ".join(words) for word in words if not name or (word.startswith("--") and word not in options)]
+    assert not wrong
+
+
+def test_every_setting_is_listed_with_its_default(readme: str) -> None:
+    """The settings table has every setting with its default, and no other."""
+    rows = re.findall(r"^\| `([a-z_]+|[a-z]+\.[\w.]+)` \| (`[^|]*`)? ?\| [^|]+\|$", readme, re.MULTILINE)
+    reasons_and_labels = {*Reason, *Label}
+    assert {n: d for n, d in rows if n not in reasons_and_labels} == {n: as_toml(d) for n, d in settings()}
+
+
+def test_every_trunk_kind_is_named(readme: str) -> None:
+    """The README names the trunk kinds that a site can declare."""
+    assert [kind for kind in PACK.trunks if f"`{kind}`" not in readme] == []
+
+
+def test_example_settings_are_valid(readme: str) -> None:
+    """The settings file in the README is one that pbxguard reads, with kinds that the pack has."""
+    import tomllib
+
+    found = fences(readme, "toml")
+    assert found
+    for text in found:
+        site = Settings.model_validate(tomllib.loads(text))
+        assert {trunk.kind for trunk in site.trunks.values()} <= set(PACK.trunks)
+
+
+def test_dialplan_lines_are_those_of_the_dialplan_file(readme: str) -> None:
+    """What the README tells to put into extensions.conf is what the dialplan's own comment tells."""
+    head = re.search(r"call one subroutine\.\n;\n(.*?)\n;\n; The subroutine", DIALPLAN, re.DOTALL)
+    assert head
+    wanted = "\n".join(line.removeprefix(";").removeprefix("   ") for line in head[1].splitlines())
+    assert wanted in "\n".join(fences(readme, "ini"))
+
+
+def test_every_dialplan_variable_is_described(readme: str) -> None:
+    """Every variable that a user may set or read in the dialplan has a row in the README."""
+    names = set(re.findall(r"PBXGUARD_[A-Z]+", DIALPLAN))
+    assert names
+    assert sorted(name for name in names if f"| `{name}` |" not in readme) == []
+
+
+def test_every_environment_variable_is_described(readme: str) -> None:
+    """Every environment variable that the settings look at is named."""
+    source = inspect.getsource(inspect.getmodule(Settings) or Settings)
+    names = set(re.findall(r'environ\.get\("(\w+)"\)', source))
+    assert names
+    assert sorted(name for name in names if f"`{name}`" not in readme) == []
+
+
+def test_every_exit_code_is_described(readme: str) -> None:
+    """The table of exit codes has 0, 1 and those of the errors, and no other."""
+    parent = errors.PbxguardError
+    codes = {parent.exit_code, *(kind.exit_code for kind in parent.__subclasses__())}
+    assert {int(code) for code in re.findall(r"^\| (\d) \|", readme, re.MULTILINE)} == {0, 1} | codes
+
+
+def test_list_file_columns_are_described(readme: str) -> None:
+    """The README names every column of a list file, and both actions."""
+    assert ",".join(LIST_COLUMNS) in readme
+    assert all(f"`{action}`" in readme for action in Action)
+
+
+def test_make_targets_exist(readme: str) -> None:
+    """Every `make` target in the README is one of the Makefile, and every one of it is in the README."""
+    makefile = (README.parent / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):.*## ", makefile, re.MULTILINE)) - {"help"}
+    assert set(re.findall(r"(?:^|`)make ([a-z]+)", readme, re.MULTILINE)) - {"help"} == targets
+
+
+def test_files_of_the_map_exist(readme: str) -> None:
+    """Every path in the map of the files is there."""
+    section = readme.partition("## Map of the files")[2].partition("\n## ")[0]
+    paths = re.findall(r"^(\S+)  ", "".join(fences(section, "text")), re.MULTILINE)
+    assert paths
+    assert [path for path in paths if not (README.parent / path).exists()] == []
+
+
+def write() -> None:
+    """Put the generated tables into the README."""
+    text = README.read_text(encoding="utf-8")
+    for name, table in GENERATED.items():
+        found = between(name).search(text)
+        assert found, f"the README has no table {name}"
+        text = text.replace(found[0], f"{found[1]}{table()}{found[2]}")
+    README.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write()
