@@ -147,7 +147,8 @@ def _explain(path: Path, text: str, error: ValidationError) -> str:
     """One line: file, line and key of the first wrong setting, and what is wrong with it."""
     first = error.errors(include_url=False)[0]
     keys = [str(part) for part in first["loc"] if part != "[key]"]
-    where = f"{path}:{_line_of(text, keys)}: {'.'.join(keys)}"
+    shown = ".".join(key if key.isprintable() else ascii(key) for key in keys)
+    where = f"{path}:{_line_of(text, keys)}: {shown}"
     if first["type"] == "extra_forbidden":
         return f"{where}: no setting has this name; see the README for the settings"
     return f"{where}: {first['msg']}"

@@ -10,8 +10,9 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from time import perf_counter_ns
 
 import structlog
@@ -95,28 +96,29 @@ class Guard:
             if subscriber is not None:
                 language = subscriber.language
         except PbxguardError as error:
-            verdict = Failed(str(error))
+            verdict = self._without_store(call, str(error))
         except Exception as error:
             # Whatever is wrong, the caller must get an answer: the failure policy gives it.
-            log.exception("decision failed", call_id=call.call_id)
-            verdict = Failed(f"internal error ({type(error).__name__}); see the log")
+            with suppress(OSError):
+                log.exception("decision failed", call_id=call.call_id)
+            verdict = self._without_store(call, f"internal error ({type(error).__name__}); see the log")
         return self._decided(call, verdict, capabilities, started, language, version)
 
     async def decide_soon(self, call: Call, capabilities: Capabilities) -> Decided:
         """Decide within the deadline, or answer ``Failed`` when it passes; records the decision."""
         started = perf_counter_ns()
         loop = asyncio.get_running_loop()
-        pending = loop.run_in_executor(self._workers, self.decide, call, capabilities)
         try:
-            decided = await asyncio.wait_for(asyncio.shield(pending), self._deadline)
-        except TimeoutError:
-            pending.cancel()
-            verdict = Failed(f"no decision within {self.settings.guard.deadline_ms} ms")
-            decided = self._decided(call, verdict, capabilities, started, self.pack.home_language, "")
+            pending = loop.run_in_executor(self._workers, self.decide, call, capabilities)
+            try:
+                decided = await asyncio.wait_for(asyncio.shield(pending), self._deadline)
+            except TimeoutError:
+                pending.cancel()
+                why = f"no decision within {self.settings.guard.deadline_ms} ms"
+                decided = self._late(call, capabilities, started, why)
         except RuntimeError as error:
             # The workers are gone: the guard is shutting down while a call comes in.
-            verdict = Failed(f"the guard is closing: {error}")
-            decided = self._decided(call, verdict, capabilities, started, self.pack.home_language, "")
+            decided = self._late(call, capabilities, started, f"the guard is closing: {error}")
         self.record(decided)
         return decided
 
@@ -125,22 +127,48 @@ class Guard:
         row = decision_row(decided)
         if self._diary is not None:
             self._diary.add(row)
-        log.info(
-            "call decided",
-            call_id=row.call_id,
-            channel=row.channel,
-            trunk=row.trunk,
-            cli=row.cli_raw,
-            cli_key=row.cli_key,
-            cli_class=row.cli_class,
-            callee=row.callee_raw,
-            verdict=row.verdict,
-            reason=row.reason,
-            labels=list(row.labels),
-            rule=row.rule,
-            status=row.sip_status,
-            elapsed_us=row.elapsed_us,
+        # A full disk under the log, or a reader of it that has gone, costs the line and never the call.
+        with suppress(OSError):
+            log.info(
+                "call decided",
+                call_id=row.call_id,
+                channel=row.channel,
+                trunk=row.trunk,
+                cli=row.cli_raw,
+                cli_key=row.cli_key,
+                cli_class=row.cli_class,
+                callee=row.callee_raw,
+                verdict=row.verdict,
+                reason=row.reason,
+                labels=list(row.labels),
+                rule=row.rule,
+                status=row.sip_status,
+                elapsed_us=row.elapsed_us,
+            )
+
+    def forget_old(self) -> int:
+        """Remove the decisions that are past the site's retention; give how many.
+
+        Raises:
+            StoreUnavailable: The database does not answer.
+        """
+        return self._store.prune_decisions(self.clock() - timedelta(days=self.settings.store.keep_decisions_days))
+
+    def _without_store(self, call: Call, why: str) -> Verdict:
+        """``Failed``, unless the rules that need no store decide: nobody is kept from an emergency number."""
+        try:
+            heard = policy.read(call, self.pack)
+            verdict = policy.decide_without_facts(call, heard, self.pack)
+        except Exception:  # noqa: BLE001 - the trouble at hand may be this very one, and it is logged already
+            return Failed(why)
+        failed = Failed(why)
+        return verdict or replace(
+            failed, basis=replace(failed.basis, cli=heard.cli, callee=heard.callee, pack=self.pack.name)
         )
+
+    def _late(self, call: Call, capabilities: Capabilities, started: int, why: str) -> Decided:
+        verdict = self._without_store(call, why)
+        return self._decided(call, verdict, capabilities, started, self.pack.home_language, "")
 
     def _decided(
         self,
@@ -267,6 +295,10 @@ class _Diary:
                 log.warning("decisions not recorded yet", rows=len(rows), why=str(error))
                 if self._closing.wait(1.0):
                     break
+            except Exception:
+                # This thread serves all later calls too, so it goes on without the batch.
+                log.exception("decisions not recorded")
+                break
             else:
                 return
         self._lost += len(rows)

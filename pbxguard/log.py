@@ -16,6 +16,8 @@ _NUMBER_KEYS = frozenset({"cli", "cli_key", "callee", "callee_key", "asserted", 
 def mask(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """A structlog processor: numbers keep their first three and last four characters."""
     for key in _NUMBER_KEYS & event.keys():
+        if event[key] is None:
+            continue
         value = str(event[key])
         if len(value) > 7:
             event[key] = value[:3] + "*" * (len(value) - 7) + value[-4:]
@@ -27,7 +29,8 @@ def mask(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mutable
 def configure(*, level: str = "info", mask_numbers: bool = False) -> None:
     """Log as JSON lines to standard error, the loggers of the libraries too.
 
-    panoramisk logs every request at INFO with what the peer sent, so it is heard from WARNING up only.
+    panoramisk logs every request at INFO with what the peer sent, and alembic its own inner life: both are heard
+    from WARNING up only.
     """
     number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Any] = [
@@ -48,10 +51,15 @@ def configure(*, level: str = "info", mask_numbers: bool = False) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                renderer,
+            ],
         )
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(number)
-    logging.getLogger("panoramisk").setLevel(max(number, logging.WARNING))
+    for library in ("panoramisk", "alembic"):
+        logging.getLogger(library).setLevel(max(number, logging.WARNING))

@@ -1,7 +1,10 @@
 """What every command shares: settings, store and pack on demand, and how errors and tables are shown."""
 
+import contextlib
+import errno
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -14,11 +17,13 @@ import click
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from pbxguard import config, packs
 from pbxguard.config import Settings
-from pbxguard.errors import BadConfig, PbxguardError, UnknownName
+from pbxguard.errors import BadConfig, BadNumber, PbxguardError, UnknownName
 from pbxguard.screening.call import Trunk
+from pbxguard.screening.lists import normalise_pattern
 from pbxguard.screening.numbering import home_key
 from pbxguard.screening.pack import Pack
 from pbxguard.store import Store
@@ -27,8 +32,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 #: Answers that a script reads go to standard output, everything else to standard error.
-out = Console(soft_wrap=True, highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(soft_wrap=True, highlight=False, emoji=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 
 class App:
@@ -36,6 +41,7 @@ class App:
 
     def __init__(self, config_path: Path | None) -> None:
         self.config_path = config_path
+        self._trunks: dict[str, Trunk] = {}
 
     @cached_property
     def settings(self) -> Settings:
@@ -56,18 +62,31 @@ class App:
             self.store.close()
 
     def trunk(self, name: str) -> Trunk:
-        """The trunk of that name.
+        """The trunk of that name, checked against the pack.
 
         Raises:
             UnknownName: There is none; the message lists those there are.
+            BadConfig: Its kind or its numbers are none of the pack.
         """
+        if name not in self._trunks:
+            self._trunks[name] = self._checked(name)
+        return self._trunks[name]
+
+    def _checked(self, name: str) -> Trunk:
         trunk = self.settings.trunk(name)
         if trunk is None:
-            known = ", ".join(sorted(self.settings.trunks))
-            raise UnknownName(f"no trunk {name!r} in the settings; there are {known}")
+            known = ", ".join(sorted(self.settings.trunks)) or "none"
+            raise UnknownName(f"no trunk {name[:40]!r} in the settings; there are {known}")
         if trunk.kind not in self.pack.trunks:
             kinds = ", ".join(sorted(self.pack.trunks))
-            raise UnknownName(f"trunk {name!r} is of the kind {trunk.kind!r}; pack {self.pack.id} has {kinds}")
+            raise BadConfig(f"trunks.{name}: kind {trunk.kind!r} is not in pack {self.pack.id}; it has {kinds}")
+        for pattern in trunk.allocated:
+            try:
+                normal = normalise_pattern(pattern, self.key)
+            except BadNumber as error:
+                raise BadConfig(f"trunks.{name}: allocated: {error}") from error
+            if normal != pattern:
+                raise BadConfig(f"trunks.{name}: allocated: write {pattern!r} as dialled at home: {normal!r}")
         return trunk
 
     def key(self, number: str) -> str:
@@ -76,14 +95,17 @@ class App:
 
     def moment(self, text: str) -> datetime:
         """An ISO 8601 time as UTC; one without an offset is in the site's zone."""
+        zone = ZoneInfo(self.pack.timezone)
         try:
             at = datetime.fromisoformat(text)
-        except ValueError as error:
+            at = (at if at.tzinfo else at.replace(tzinfo=zone)).astimezone(UTC)
+            at.astimezone(zone)
+        except (ValueError, OverflowError) as error:
+            # The very first and last hours of the calendar lie outside it in the other zone.
             raise click.BadParameter(
-                f"{text!r} is no ISO 8601 time, such as 2026-06-01 or 2026-06-01T12:00+08:00"
+                f"{text[:40]!r} is no ISO 8601 time, such as 2026-06-01 or 2026-06-01T12:00+08:00"
             ) from error
-        zone = ZoneInfo(self.pack.timezone)
-        return (at if at.tzinfo else at.replace(tzinfo=zone)).astimezone(UTC)
+        return at
 
     def local(self, at: datetime | None) -> str:
         """A stored time in the site's zone, for people."""
@@ -113,21 +135,41 @@ def reported(command: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return command(*args, **kwargs)
+            result = command(*args, **kwargs)
+            sys.stdout.flush()
         except PbxguardError as error:
-            err.print(f"[red]pbxguard:[/red] {escape(str(error))}", soft_wrap=True)
+            complain(str(error))
             sys.exit(error.exit_code)
-        except BrokenPipeError:
-            # The reader of our output has gone (`| head`): not an error of ours.
-            sys.stderr.close()
-            sys.exit(0)
+        except OSError as error:
+            _discard_output()
+            if error.errno == errno.EPIPE:
+                # The reader of our output has gone (`| head`): not an error of ours.
+                sys.exit(0)
+            where = f"{error.filename}: " if error.filename else ""
+            complain(f"{where}{error.strerror or error}; put that right, then run it again")
+            sys.exit(3)
+        return result
 
     return run
 
 
+def complain(message: str) -> None:
+    """Print one line of complaint on standard error."""
+    err.print(f"[red]pbxguard:[/red] {escape(printable(message))}")
+
+
+def _discard_output() -> None:
+    """Let the rest of our output go nowhere, so that the interpreter does not fail once more when it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
 def show_json(value: Any) -> None:
-    """Print a value as JSON on standard output."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+    """Print a value as JSON on standard output, readable, with what a terminal would act on escaped."""
+    text = json.dumps(value, ensure_ascii=False, indent=2, default=str)
+    click.echo("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
@@ -136,7 +178,7 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, titl
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(escape(printable(str(cell))) for cell in row))
+        table.add_row(*(Text(printable(str(cell))) for cell in row))
     out.print(table)
 
 

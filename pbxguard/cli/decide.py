@@ -1,6 +1,7 @@
 """``check`` and ``explain``: what would be decided, and what was."""
 
 import csv
+import io
 import sys
 import uuid
 from collections.abc import Iterator
@@ -9,13 +10,12 @@ from pathlib import Path
 from typing import TextIO
 
 import click
-from rich.markup import escape
 from rich.progress import Progress
 
-from pbxguard.cli.context import App, err, out, pass_app, printable, reported, show_json, show_table
-from pbxguard.errors import BadInput, PbxguardError
+from pbxguard.cli.context import App, complain, err, out, pass_app, printable, reported, show_json, show_table
+from pbxguard.errors import BadInput, PbxguardError, StoreUnavailable
 from pbxguard.guard import Decided, Guard, decision_row
-from pbxguard.screening.call import Call, Channel
+from pbxguard.screening.call import Call, Channel, Failed
 from pbxguard.screening.treatment import ASTERISK
 from pbxguard.store import DecisionRow
 
@@ -56,14 +56,16 @@ def check(
     guard = Guard(app.store, app.pack, app.settings, recording=False)
     try:
         if batch is not None:
-            if cli is not None or callee is not None:
-                raise click.UsageError("--batch takes its calls from the file; leave out --from and --to")
-            _check_batch(app, guard, batch, trunk)
+            if cli is not None or callee is not None or as_json:
+                raise click.UsageError(
+                    "--batch takes its calls from the file and writes CSV; leave out --from, --to and --json"
+                )
+            _check_batch(app, guard, batch, {"trunk": trunk or "", "channel": channel, "at": at or ""})
             return
         if cli is None or callee is None or trunk is None:
             raise click.UsageError("give --from, --to and --trunk, or --batch FILE.csv")
         call = _call(app, {"cli": cli, "callee": callee, "trunk": trunk, "channel": channel, "at": at or ""})
-        row = decision_row(guard.decide(call, ASTERISK))
+        row = decision_row(_decided(guard, call))
     finally:
         guard.close()
     _show(app, row, as_json=as_json)
@@ -78,12 +80,13 @@ def explain(app: App, call_id: str, *, as_json: bool) -> None:
     """Say why a call was decided as it was, by its SIP Call-ID."""
     row = app.store.decision(call_id)
     if row is None:
-        err.print(
-            f"[red]pbxguard:[/red] no decision is recorded for the Call-ID {escape(printable(call_id[:80]))}; "
-            "the newest ones are:"
+        newest = app.store.recent(5)
+        complain(
+            f"no decision is recorded for the Call-ID {call_id[:80]}"
+            + ("; the newest ones are:" if newest else ", nor for any other")
         )
-        for known in app.store.recent(5):
-            err.print(f"  {escape(printable(known.call_id))}  {app.local(known.at)}  {known.reason}", soft_wrap=True)
+        for known in newest:
+            err.print(f"  {printable(known.call_id)}  {app.local(known.at)}  {known.reason}", markup=False)
         sys.exit(1)
     _show(app, row, as_json=as_json)
 
@@ -98,6 +101,18 @@ def _call(app: App, row: dict[str, str]) -> Call:
         callee=row["callee"],
         channel=Channel(row.get("channel") or "voice"),
     )
+
+
+def _decided(guard: Guard, call: Call) -> Decided:
+    """The decision; a guard that could not make one has no answer to a what-if question.
+
+    Raises:
+        StoreUnavailable: It could not; the message says why.
+    """
+    decided = guard.decide(call, ASTERISK)
+    if isinstance(decided.verdict, Failed):
+        raise StoreUnavailable(f"no decision: {decided.verdict.why}")
+    return decided
 
 
 def verdict_word(row: DecisionRow) -> str:
@@ -157,37 +172,50 @@ def _show(app: App, row: DecisionRow, *, as_json: bool) -> None:
     show_table(("what", "value"), [line for line in rows if line[1]])
 
 
-def _check_batch(app: App, guard: Guard, path: Path, trunk: str | None) -> None:
-    """Decide a CSV file row by row in bounded memory; a bad row ends it, named by line."""
+def _check_batch(app: App, guard: Guard, path: Path, defaults: dict[str, str]) -> None:
+    """Decide a CSV file row by row in bounded memory; a bad row ends it, named by line.
+
+    ``defaults`` are for columns that the file does not have, or leaves empty in a row.
+    """
     writer = csv.writer(sys.stdout, lineterminator="\n")
     with _opened(path) as file:
         reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        missing = [name for name in ("cli", "callee") if name not in columns]
-        if "trunk" not in columns and trunk is None:
-            missing.append("trunk")
-        unknown = [name for name in columns if name not in _COLUMNS]
-        if missing or unknown:
-            wrong = f"no column {', '.join(missing)}" if missing else f"unknown column {', '.join(unknown)!r}"
-            raise BadInput(f"{path}:1: {wrong}; the first line must name {','.join(_COLUMNS)}")
+        columns = _columns(
+            reader, path, required=("cli", "callee") if defaults["trunk"] else ("cli", "callee", "trunk")
+        )
         writer.writerow([*columns, *_ADDED])
         with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
             task = progress.add_task("deciding", total=_size(path))
             for count, row in enumerate(_rows(reader, path), start=1):
-                decided = _decide_row(app, guard, path, reader.line_num, row, trunk)
+                decided = _decide_row(app, guard, path, reader.line_num, row, defaults)
                 writer.writerow([*(row[name] for name in columns), *_result(decided)])
                 if count % 1000 == 0:
                     progress.update(task, completed=file.buffer.tell() if file.seekable() else count)
 
 
-def _decide_row(app: App, guard: Guard, path: Path, line: int, row: dict[str, str], trunk: str | None) -> Decided:
+def _columns(reader: "csv.DictReader[str]", path: Path, required: tuple[str, ...]) -> list[str]:
     try:
-        if trunk is not None and not row.get("trunk"):
-            row = row | {"trunk": trunk}
-        return guard.decide(_call(app, row), ASTERISK)
+        columns = list(reader.fieldnames or ())
+    except csv.Error as error:
+        raise BadInput(f"{path}:1: {error}; the first line must name {','.join(_COLUMNS)}") from error
+    missing = [name for name in required if name not in columns]
+    wrong = [name for name in columns if name not in _COLUMNS or columns.count(name) > 1]
+    if missing or wrong:
+        what = f"no column {', '.join(missing)}" if missing else f"unknown or double column {', '.join(wrong)[:80]!r}"
+        raise BadInput(f"{path}:1: {what}; the first line must name {','.join(_COLUMNS)}")
+    return columns
+
+
+def _decide_row(
+    app: App, guard: Guard, path: Path, line: int, row: dict[str, str], defaults: dict[str, str]
+) -> Decided:
+    row = defaults | {name: value for name, value in row.items() if value}
+    try:
+        call = _call(app, {"cli": "", "callee": "", **row})
     except (PbxguardError, click.BadParameter, ValueError) as error:
         message = error.message if isinstance(error, click.BadParameter) else str(error)
         raise BadInput(f"{path}:{line}: {message}") from error
+    return _decided(guard, call)
 
 
 def _result(decided: Decided) -> tuple[str, str, str, str]:
@@ -197,7 +225,7 @@ def _result(decided: Decided) -> tuple[str, str, str, str]:
 
 def _opened(path: Path) -> TextIO:
     if str(path) == "-":
-        return sys.stdin
+        return io.TextIOWrapper(sys.stdin.buffer, newline="", encoding="utf-8-sig", errors="replace")
     try:
         return path.open(newline="", encoding="utf-8-sig", errors="replace")
     except OSError as error:
@@ -215,4 +243,4 @@ def _rows(reader: "csv.DictReader[str]", path: Path) -> Iterator[dict[str, str]]
                 raise BadInput(f"{path}:{reader.line_num}: the row has another number of fields than the first line")
             yield row
     except csv.Error as error:
-        raise BadInput(f"{path}:{reader.line_num}: {error}") from error
+        raise BadInput(f"{path}:{reader.reader.line_num}: {error}") from error

@@ -1,12 +1,14 @@
 """``lists``: blocklists and allowlists, global or one subscriber's."""
 
+import contextlib
+import itertools
 import sys
 from pathlib import Path
 
 import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pbxguard.cli.context import App, err, out, pass_app, printable, reported, show_json, show_table
+from pbxguard.cli.context import App, complain, err, out, pass_app, printable, reported, show_json, show_table
 from pbxguard.errors import BadInput
 from pbxguard.screening.lists import Action, ListEntry, normalise_pattern
 from pbxguard.store import LIST_COLUMNS, write_csv
@@ -67,7 +69,7 @@ def remove(app: App, pattern: str, owner: str | None, name: str | None) -> None:
     name = name or ("own" if owner else "system")
     normal = normalise_pattern(pattern, app.key)
     if not app.store.remove_entry(key, normal, name):
-        err.print(f"pbxguard: {normal} is not on {_whose(key)} list {name!r}", markup=False)
+        complain(f"{normal} is not on {_whose(key)} list {name!r}")
         sys.exit(1)
     out.print(f"removed {normal} from {_whose(key)} list {name}", markup=False)
 
@@ -75,18 +77,14 @@ def remove(app: App, pattern: str, owner: str | None, name: str | None) -> None:
 @lists.command()
 @_owner
 @_name
-@click.option("--limit", default=50, show_default=True, help="Show at most so many.")
+@click.option("--limit", default=50, type=click.IntRange(1), show_default=True, help="Show at most so many.")
 @click.option("--json", "as_json", is_flag=True)
 @pass_app
 @reported
 def show(app: App, owner: str | None, name: str | None, limit: int, *, as_json: bool) -> None:
     """Show entries; without --subscriber those of all."""
     key = app.key(owner) if owner else None
-    found = []
-    for entry in app.store.entries(owner=key, name=name):
-        found.append(entry)
-        if len(found) >= limit:
-            break
+    found = list(itertools.islice(app.store.entries(owner=key, name=name), limit))
     columns = ("owner", "pattern", "action", "list", "source", "reason", "expires")
     rows = [(e.owner or "(global)", e.pattern, e.action, e.name, e.source, e.reason, app.local(e.expires_at))
             for e in found]  # fmt: skip
@@ -151,9 +149,12 @@ def export(app: App, owner: str | None, name: str | None, file: Path | None) -> 
         with new.open("w", newline="", encoding="utf-8") as text:
             count = write_csv(text, entries)
         new.replace(file)
-    except OSError as error:
-        new.unlink(missing_ok=True)
-        raise BadInput(f"{file}: cannot write it: {error.strerror}") from error
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise BadInput(f"{file}: cannot write it: {error.strerror}; name another file") from error
+        raise
     out.print(f"wrote {count} entries to {file} (columns {','.join(LIST_COLUMNS)})", markup=False)
 
 

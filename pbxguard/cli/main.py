@@ -5,9 +5,9 @@ from pathlib import Path
 
 import click
 
-from pbxguard import __version__
+from pbxguard import __version__, log
 from pbxguard.cli import decide, lists, registry, serve, subscribers
-from pbxguard.cli.context import App
+from pbxguard.cli.context import App, complain
 
 
 class _Lazy(click.Group):
@@ -22,11 +22,26 @@ class _Lazy(click.Group):
         try:
             from pbxguard.lab.cli import lab  # noqa: PLC0415
         except ModuleNotFoundError as error:
-            if error.name and error.name.startswith("pbxguard"):
+            if error.name is None or error.name.startswith("pbxguard"):
                 raise
-            click.echo(f"pbxguard: the lab needs {error.name}; install pbxguard[lab]", err=True)
-            sys.exit(3)
+            return _without_lab(error.name)
         return lab
+
+
+def _without_lab(missing: str) -> click.Command:
+    """Stands for the lab where its extra is not installed: the help still lists it."""
+
+    @click.command(
+        "lab",
+        context_settings={"ignore_unknown_options": True, "help_option_names": []},
+        short_help="A lab with real calls; needs pbxguard[lab].",
+    )
+    @click.argument("words", nargs=-1, type=click.UNPROCESSED)
+    def lab(words: tuple[str, ...]) -> None:  # noqa: ARG001 - whatever is asked of it
+        complain(f"the lab needs {missing}; install pbxguard[lab]")
+        sys.exit(3)
+
+    return lab
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -58,4 +73,6 @@ pbxguard.add_command(serve.serve)
 
 def main() -> None:
     """Entry point of the console script."""
+    # Standard output belongs to the answers, also when something is logged.
+    log.configure(level="warning")
     pbxguard()

@@ -1,6 +1,7 @@
 """``registry``: who receives which class of call; the operator's side of texting 1219 to 10086."""
 
 import getpass
+import os
 from datetime import UTC, datetime
 
 import click
@@ -109,6 +110,14 @@ def history(app: App, number: str, *, as_json: bool) -> None:
         show_table(columns, rows)
 
 
+def _user() -> str:
+    """Who is at the keyboard; in a container that may be a number without a name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
 def _append(
     app: App, verb: Verb, number: str, call_class: str, channel: str, caller: str | None, evidence: str,
     until: str | None, at: str | None,
@@ -127,7 +136,7 @@ def _append(
             verb=verb,
             effective_at=effective,
             recorded_at=now,
-            actor=f"cli:{getpass.getuser()}",
+            actor=f"cli:{_user()}",
             via="cli",
             until=end,
             caller=caller_key,

@@ -1,15 +1,23 @@
 """``serve``: the handlers that the PBXs ask."""
 
 import asyncio
+import contextlib
+import re
 import signal
+from collections.abc import AsyncIterator
 
 import click
+import structlog
 
-from pbxguard import log
+from pbxguard import log as logging
 from pbxguard.cli.context import App, pass_app, reported
-from pbxguard.errors import BadConfig
+from pbxguard.errors import PbxguardError
 from pbxguard.guard import Guard
 from pbxguard.pbx import asterisk
+
+log = structlog.get_logger()
+
+_A_DAY = 24 * 60 * 60
 
 
 @click.command()
@@ -21,15 +29,13 @@ def serve(app: App, listen: str | None) -> None:
     settings = app.settings
     if listen is not None:
         host, _, port = listen.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
             raise click.BadParameter(f"{listen!r} is not HOST:PORT, such as 127.0.0.1:4573", param_hint="--listen")
-        changed = settings.asterisk.model_copy(update={"host": host, "port": int(port)})
+        changed = settings.asterisk.model_copy(update={"host": host.strip("[]"), "port": int(port)})
         settings = settings.model_copy(update={"asterisk": changed})
-    for name, trunk in settings.trunks.items():
-        if trunk.kind not in app.pack.trunks:
-            kinds = ", ".join(sorted(app.pack.trunks))
-            raise BadConfig(f"trunks.{name}: kind {trunk.kind!r} is not in pack {app.pack.id}; it has {kinds}")
-    log.configure(level=settings.log.level, mask_numbers=settings.log.mask_numbers)
+    for name in settings.trunks:
+        app.trunk(name)
+    logging.configure(level=settings.log.level, mask_numbers=settings.log.mask_numbers)
     guard = Guard(app.store, app.pack, settings)
     try:
         asyncio.run(_serve(guard))
@@ -42,4 +48,27 @@ async def _serve(guard: Guard) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await asterisk.serve(guard, guard.settings, stop)
+    async with _retention(guard):
+        await asterisk.serve(guard, guard.settings, stop)
+
+
+@contextlib.asynccontextmanager
+async def _retention(guard: Guard) -> AsyncIterator[None]:
+    """Remove old decisions now and once a day, beside the calls."""
+
+    async def forget() -> None:
+        while True:
+            try:
+                if rows := await asyncio.to_thread(guard.forget_old):
+                    log.info("old decisions removed", rows=rows)
+            except PbxguardError as error:
+                log.warning("old decisions not removed", why=str(error))
+            await asyncio.sleep(_A_DAY)
+
+    task = asyncio.create_task(forget())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

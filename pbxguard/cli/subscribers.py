@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pbxguard.cli.context import App, err, out, pass_app, reported, show_json, show_table
+from pbxguard.cli.context import App, complain, out, pass_app, reported, show_json, show_table
 from pbxguard.errors import BadInput, PbxguardError, UnknownName
 from pbxguard.screening.call import Subscriber
 
@@ -44,7 +44,7 @@ def remove(app: App, number: str) -> None:
     """Remove a subscriber; the consent ledger keeps its lines."""
     key = app.key(number)
     if not app.store.remove_subscriber(key):
-        err.print(f"[red]pbxguard:[/red] {key} is no subscriber here")
+        complain(f"{key} is no subscriber here")
         sys.exit(1)
     out.print(f"removed {key}")
 
@@ -109,15 +109,26 @@ def _read(app: App, file: Path) -> list[Subscriber]:
     found, wrong = [], []
     with file.open(newline="", encoding="utf-8-sig", errors="replace") as text:
         reader = csv.DictReader(text)
-        if not {"number", "operator", "province"} <= set(reader.fieldnames or ()):
-            raise BadInput(f"{file}:1: the first line must name {','.join(_COLUMNS)}")
-        for row in reader:
-            values = [(row.get(name) or "").strip() for name in _COLUMNS]
-            try:
-                found.append(_subscriber(app, values[0], values[1], values[2], values[3] or "zh"))
-            except PbxguardError as error:
-                wrong.append(f"{file}:{reader.line_num}: {error}")
+        try:
+            columns = list(reader.fieldnames or ())
+            unknown = [name for name in columns if name not in _COLUMNS or columns.count(name) > 1]
+            if unknown or not {"number", "operator", "province"} <= set(columns):
+                raise BadInput(f"{file}:1: the first line must name {','.join(_COLUMNS)}")
+            for row in reader:
+                try:
+                    found.append(_row(app, row))
+                except PbxguardError as error:
+                    wrong.append(f"line {reader.line_num}: {error}")
+        except csv.Error as error:
+            raise BadInput(f"{file}:{reader.reader.line_num}: {error}; nothing was imported") from error
     if wrong:
-        more = f"\n... and {len(wrong) - 20} more" if len(wrong) > 20 else ""
-        raise BadInput("nothing was imported:\n" + "\n".join(wrong[:20]) + more)
+        more = f"; and {len(wrong) - 20} more" if len(wrong) > 20 else ""
+        raise BadInput(f"{file}: {len(wrong)} bad rows, nothing was imported: {'; '.join(wrong[:20])}{more}")
     return found
+
+
+def _row(app: App, row: dict[str, str]) -> Subscriber:
+    if None in row or None in row.values():
+        raise BadInput("another number of fields than the first line")
+    number, operator, province, language = (row.get(name, "").strip() for name in _COLUMNS)
+    return _subscriber(app, number, operator, province, language or "zh")

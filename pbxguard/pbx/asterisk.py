@@ -6,6 +6,7 @@ closed without a request, have no limits, and take an out-of-band ``HANGUP`` for
 """
 
 import asyncio
+import os
 
 import structlog
 from panoramisk import fast_agi
@@ -97,14 +98,18 @@ class Application(fast_agi.Application):  # type: ignore[misc]
         self.settings = settings
         self.limits: AsteriskSettings = settings.asterisk
         self.open_connections = 0
+        self.refused = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
         self.add_route(SCRIPT, self.screen)
 
     async def handler(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection; the dialplan sees no verdict when anything goes wrong here."""
         self.open_connections += 1
+        self.idle.clear()
         try:
             if self.open_connections > self.limits.max_connections:
-                log.warning("FastAGI connection refused: too many", limit=self.limits.max_connections)
+                self._refuse()
                 return
             async with asyncio.timeout(self.limits.request_timeout_ms / 1000):
                 await self._serve(reader, writer)
@@ -118,7 +123,17 @@ class Application(fast_agi.Application):  # type: ignore[misc]
             log.exception("FastAGI request failed")
         finally:
             self.open_connections -= 1
+            if self.open_connections == 0:
+                self.idle.set()
             writer.close()
+
+    def _refuse(self) -> None:
+        # Not a line for each: whoever floods the port would fill the log, or block us on a slow reader of it.
+        self.refused += 1
+        if self.refused in (1, 10, 100) or self.refused % 1000 == 0:
+            log.warning(
+                "FastAGI connection refused: too many", limit=self.limits.max_connections, refused=self.refused
+            )
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -153,29 +168,33 @@ class Application(fast_agi.Application):  # type: ignore[misc]
             log.warning("Asterisk refused the verdict", call_id=call.call_id, agi_status=status)
 
 
-async def start(guard: Guard, settings: Settings) -> asyncio.Server:
+async def listen(application: Application) -> asyncio.Server:
     """Listen for FastAGI.
 
     Raises:
         ServiceUnavailable: The address cannot be bound; the message says which and why.
     """
-    application = Application(guard, settings)
-    where = settings.asterisk
+    where = application.limits
     try:
         return await asyncio.start_server(
             application.handler, where.host, where.port, limit=agi.MAX_HEADER_BYTES, backlog=1024
         )
     except OSError as error:
+        # asyncio words it anew and names the address once more; a resolver's errors have numbers of their own.
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         raise ServiceUnavailable(
-            f"cannot listen for FastAGI on {where.host}:{where.port}: {error.strerror or error}; "
+            f"cannot listen for FastAGI on {where.host}:{where.port}: {why or error}; "
             "stop the program that has this port or set [asterisk] port"
         ) from error
 
 
 async def serve(guard: Guard, settings: Settings, stop: asyncio.Event) -> None:
     """Serve until *stop* is set; then take no new calls and let those under way finish."""
-    server = await start(guard, settings)
+    application = Application(guard, settings)
+    server = await listen(application)
     log.info("serving FastAGI", host=settings.asterisk.host, port=settings.asterisk.port)
     await stop.wait()
     server.close()
+    # Python 3.11 does not wait for the connections in wait_closed; each of them has a time limit of its own.
+    await application.idle.wait()
     await server.wait_closed()

@@ -38,8 +38,11 @@ from pbxguard.screening.call import (
 )
 from pbxguard.screening.lists import Action, ListEntry
 from pbxguard.screening.numbering import Form, Number, read_callee, read_cli
-from pbxguard.screening.pack import Pack, TrunkRules
+from pbxguard.screening.pack import BAD_LENGTH, Pack, TrunkRules
 from pbxguard.screening.registry import CallClass, Verb
+
+#: Classes of a CLI that claims another country and is no number there.
+_NO_COUNTRY = ("intl_bad_cc", "intl" + BAD_LENGTH)
 
 #: The list whose entries are the joint punishment measures (reason ``joint_punishment``).
 PUNISHMENT_LIST = "punishment"
@@ -100,6 +103,15 @@ def decide(call: Call, heard: Heard, facts: Facts, pack: Pack) -> Verdict:
     return _Decision(call, heard, facts, pack).run()
 
 
+def decide_without_facts(call: Call, heard: Heard, pack: Pack) -> Verdict | None:
+    """The verdict of steps 1 to 4, which need nothing from the store, or None where it must be asked.
+
+    For a guard whose store does not answer: an emergency number is called all the same, and a CLI that no
+    rule lets through stays outside.
+    """
+    return _Decision(call, heard, Facts(), pack).run_without_facts()
+
+
 class _Decision:
     """One run through the rules; holds what the steps have in common."""
 
@@ -120,6 +132,9 @@ class _Decision:
             if verdict is not None:
                 return verdict
         return self._allow("10.allow", "no rule refuses this call")
+
+    def run_without_facts(self) -> Verdict | None:
+        return next((verdict for step in _WITHOUT_FACTS if (verdict := step(self)) is not None), None)
 
     # -- the ten steps -------------------------------------------------------------------------------------
 
@@ -147,7 +162,7 @@ class _Decision:
                 "3.prefix",
                 f"this trunk must write numbers as {' or '.join(sorted(rules.wire_format))}; this one is {cli.form}",
             )
-        if cli.number_class == "intl_bad_cc":
+        if cli.number_class in _NO_COUNTRY:
             return self._block(Reason.CLI_INVALID, "3.country_code", "no country has this country code or length")
         if cli.group is None and (refusal := self._national_from_abroad()):
             return refusal
@@ -166,8 +181,9 @@ class _Decision:
             action = self.rules.roaming_unknown if roaming is Roaming.UNKNOWN else "block"
         if action == "label":
             self.labels.append(Label.ROAMING_UNKNOWN)
-        if action != "block":
+        if action in ("label", "pass"):
             return None
+        # "anonymise" ends here too: no adapter can withhold a CLI yet, and showing it would be the spoof.
         return self._block(
             Reason.NATIONAL_CLI_ON_INTL_TRUNK,
             "3.national_cli",
@@ -223,6 +239,7 @@ class _Decision:
 
     def subscriber_lists_and_consent(self) -> Verdict | None:
         """Steps 6 and 7, for the original callee and for the final one."""
+        allowed: ListEntry | None = None
         for number in self.heard.callee_keys:
             entry = lists.effective(self.facts.listed, self.call.at, number)
             if entry is not None and entry.action is Action.BLOCK:
@@ -231,12 +248,14 @@ class _Decision:
                     Reason.SUBSCRIBER_BLOCKLIST, "6.subscriber_block", "the subscriber blocks this CLI"
                 )
             if entry is not None:
-                self.entry = entry
                 self.reason = self.reason or Reason.SUBSCRIBER_ALLOWLIST
+                allowed = allowed or entry
                 continue
             verdict = self._consent(number)
             if verdict is not None:
                 return verdict
+        # Named only now: an entry of the one callee does not explain a refusal of the other.
+        self.entry = allowed
         return None
 
     def _consent(self, number: str) -> Verdict | None:
@@ -301,11 +320,14 @@ class _Decision:
         )
 
 
-_STEPS: tuple[Callable[[_Decision], Verdict | None], ...] = (
+_WITHOUT_FACTS: tuple[Callable[[_Decision], Verdict | None], ...] = (
     _Decision.emergency,
     _Decision.charset_and_form,
     _Decision.trunk_rules,
     _Decision.class_rules,
+)
+_STEPS = (
+    *_WITHOUT_FACTS,
     _Decision.system_lists,
     _Decision.subscriber_lists_and_consent,
     _Decision.class_labels,

@@ -101,11 +101,11 @@ def treatment_for(
         return Treatment(connect=True, display=_display(verdict, pack, language))
     group = pack.reason_group(verdict.reason)
     status, prompt = _REFUSALS[group]
-    call_info = ""
-    if group == "not_opted_in" and capabilities.call_info and capabilities.contact_url:
-        status, call_info = 608, capabilities.contact_url
-    if group == "system" and (capabilities.call_info or trunk.hostile_ok):
+    contact = capabilities.contact_url if capabilities.call_info else ""
+    if (group == "not_opted_in" and contact) or (group == "system" and (capabilities.call_info or trunk.hostile_ok)):
         status = 608
+    # Whoever gets a 608 is told where to complain (RFC 8688 section 3.1).
+    call_info = contact if status == 608 else ""
     if trunk.prompt == "none" or not may_prompt or (trunk.prompt == "early" and not has_offer):
         return Treatment(connect=False, status=status, call_info=call_info)
     return Treatment(

@@ -1,0 +1,149 @@
+"""What a verdict becomes on the wire."""
+
+from dataclasses import replace
+
+import pytest
+
+from pbxguard.packs import load
+from pbxguard.prompts import prompt_dir
+from pbxguard.screening.call import Allow, Basis, Block, Failed, Label, Reason, Trunk
+from pbxguard.screening.numbering import Number, read_cli
+from pbxguard.screening.treatment import ASTERISK, Capabilities, Treatment, treatment_for
+
+CN = load("cn")
+TRUNK = Trunk("t", "intl_gateway")
+REFUSALS = [reason for reason in Reason if CN.reason_group(reason) not in ("pass", "failed")]
+URL = "https://redress.example/jcard.json"
+MAKES_CALL_INFO = Capabilities("other", call_info=True)
+HAS_CONTACT = Capabilities("other", call_info=True, contact_url=URL)
+
+
+def basis(cli: str = "+85261234567") -> Basis:
+    number: Number = read_cli(cli, CN)
+    return Basis("7.test", "test", cli=number)
+
+
+def treat(verdict, trunk: Trunk = TRUNK, capabilities: Capabilities = ASTERISK, **options) -> Treatment:
+    return treatment_for(verdict, trunk=trunk, capabilities=capabilities, pack=CN, **({"language": "zh"} | options))
+
+
+def blocked(reason: Reason, cli: str = "+85261234567") -> Block:
+    return Block(reason, basis(cli))
+
+
+@pytest.mark.parametrize(
+    ("reason", "cli", "status", "prompt", "languages"),
+    [
+        (Reason.INTL_DEFAULT_OFF, "+85261234567", 603, "intl_default_off", ("zh", "en")),
+        (Reason.INTL_DEFAULT_OFF, "+12125550100", 603, "intl_default_off", ("en", "zh")),
+        (Reason.SUBSCRIBER_BLOCKLIST, "13012345678", 607, "subscriber_blocklist", ("zh",)),
+        (Reason.SUBSCRIBER_BLOCKLIST, "+12125550100", 607, "subscriber_blocklist", ("en", "zh")),
+        (Reason.SYSTEM_BLOCKLIST, "+12125550100", 603, "system_blocklist", ("zh",)),
+        (Reason.CLI_INVALID, "abc", 603, "system_blocklist", ("zh",)),
+        (Reason.CLI_MISSING, "anonymous", 433, "cli_missing", ("zh", "en")),
+        (Reason.CLI_MISSING, "", 433, "cli_missing", ("zh", "en")),
+    ],
+)
+def test_refusal(reason: Reason, cli: str, status: int, prompt: str, languages: tuple[str, ...]) -> None:
+    """Each reason group has its SIP status and its prompt, the caller's language first (DESIGN section 3)."""
+    assert treat(blocked(reason, cli)) == Treatment(
+        connect=False, status=status, mode="early", prompt=prompt, languages=languages
+    )
+
+
+@pytest.mark.parametrize("reason", REFUSALS)
+@pytest.mark.parametrize("capabilities", [ASTERISK, MAKES_CALL_INFO, HAS_CONTACT])
+@pytest.mark.parametrize("hostile_ok", [False, True])
+def test_every_refusal_is_right_on_the_wire(reason: Reason, capabilities: Capabilities, hostile_ok: bool) -> None:
+    """No refusal is a 200, 404 or 503, each has a prompt that is there, and stock Asterisk sends no Call-Info."""
+    done = treat(blocked(reason), replace(TRUNK, hostile_ok=hostile_ok), capabilities)
+    assert not done.connect
+    assert done.status in {433, 480, 603, 607, 608}
+    for language in done.languages:
+        assert (prompt_dir(None) / language / f"{done.prompt}.wav").is_file()
+    if not capabilities.call_info:
+        assert done.call_info == ""
+
+
+def test_every_reason_has_a_group() -> None:
+    """Nothing that a policy can answer is unknown to the table."""
+    assert {CN.reason_group(reason) for reason in Reason} == {
+        "pass", "not_opted_in", "own_block", "system", "withheld", "failed",
+    }  # fmt: skip
+    assert CN.reason_group(Reason.GUARD_FAILED) == "failed"
+
+
+@pytest.mark.parametrize(
+    ("reason", "capabilities", "hostile_ok", "status", "call_info"),
+    [
+        (Reason.INTL_DEFAULT_OFF, ASTERISK, True, 603, ""),
+        (Reason.INTL_DEFAULT_OFF, MAKES_CALL_INFO, True, 603, ""),
+        (Reason.INTL_DEFAULT_OFF, HAS_CONTACT, False, 608, URL),
+        (Reason.SYSTEM_BLOCKLIST, ASTERISK, False, 603, ""),
+        (Reason.SYSTEM_BLOCKLIST, ASTERISK, True, 608, ""),
+        (Reason.SYSTEM_BLOCKLIST, MAKES_CALL_INFO, False, 608, ""),
+        (Reason.SYSTEM_BLOCKLIST, HAS_CONTACT, False, 608, URL),
+        (Reason.SUBSCRIBER_BLOCKLIST, HAS_CONTACT, True, 607, ""),
+        (Reason.CLI_MISSING, HAS_CONTACT, True, 433, ""),
+        (Reason.INTL_DEFAULT_OFF, Capabilities("a", contact_url=URL), False, 603, ""),
+    ],
+)
+def test_608_goes_where_it_may(
+    reason: Reason, capabilities: Capabilities, hostile_ok: bool, status: int, call_info: str
+) -> None:
+    """608 carries the contact for redress where one can be sent (RFC 8688); without one only to marked trunks."""
+    done = treat(blocked(reason), replace(TRUNK, hostile_ok=hostile_ok), capabilities)
+    assert (done.status, done.call_info) == (status, call_info)
+
+
+def test_failure_follows_the_trunk() -> None:
+    """A failed decision connects on an open trunk, and is "try later" on a closed one."""
+    assert treat(Failed("x")) == Treatment(connect=True)
+    assert treat(Failed("x"), replace(TRUNK, fail="closed")) == Treatment(
+        connect=False, status=480, mode="early", prompt="guard_failed", languages=("zh",)
+    )
+
+
+def test_caller_without_offer_hears_nothing() -> None:
+    """Without SDP in the INVITE no early media can arrive: the refusal is silent, with the same status."""
+    assert treat(blocked(Reason.INTL_DEFAULT_OFF), has_offer=False) == Treatment(connect=False, status=603)
+    answered = treat(blocked(Reason.INTL_DEFAULT_OFF), replace(TRUNK, prompt="answer"), has_offer=False)
+    assert (answered.mode, answered.prompt) == ("answer", "intl_default_off")
+
+
+@pytest.mark.parametrize("mode", ["early", "answer", "none"])
+def test_prompt_mode_is_the_trunks(mode: str) -> None:
+    """A trunk chooses early media, a billable answer, or silence; the status stays."""
+    done = treat(blocked(Reason.SUBSCRIBER_BLOCKLIST), replace(TRUNK, prompt=mode))
+    assert (done.status, done.mode, bool(done.prompt)) == (607, mode, mode != "none")
+
+
+def test_used_up_prompt_budget_is_silence() -> None:
+    """Past its budget a trunk gets the status alone (RFC 8688 section 6)."""
+    done = treat(blocked(Reason.INTL_DEFAULT_OFF), may_prompt=False)
+    assert (done.status, done.mode, done.prompt) == (603, "none", "")
+
+
+@pytest.mark.parametrize(
+    ("labels", "language", "display"),
+    [
+        ((), "zh", ""),
+        ((Label.INTL_ORIGIN_NOTICE,), "zh", "境外来电 中国香港"),
+        ((Label.INTL_ORIGIN_NOTICE,), "en", "Call from abroad Hong Kong"),
+        ((Label.INTL_ORIGIN_NOTICE, Label.SIMBOX_SUSPECTED), "en", "Suspected SIM box"),
+        ((Label.VERIFIED_GOV,), "zh", "政府服务"),
+        ((Label.ROAMING_UNKNOWN,), "en", "Abroad, roaming not verified"),
+        ((Label.MVNO, Label.RESERVED_RANGE, Label.FROM_PAI_DISAGREE), "zh", ""),
+    ],
+)
+def test_display(labels: tuple[Label, ...], language: str, display: str) -> None:
+    """The callee sees the weightiest label in the own language; tags for the log are not shown."""
+    done = treat(Allow(Reason.DEFAULT, basis(), labels), language=language)
+    assert done == Treatment(connect=True, display=display)
+
+
+def test_no_display_breaks_the_packed_verdict() -> None:
+    """No label or region name of the pack holds what splits or ends the packed verdict."""
+    texts = [CN.display(label, language) for label in Label for language in ("zh", "en")]
+    texts += [name for region in CN.regions.values() for name in region.names.values()]
+    assert not [text for text in texts if set(text) & set('|"\\\r\n')]

@@ -1,0 +1,161 @@
+"""Settings: what holds without a file, and one clear line for a wrong one."""
+
+from pathlib import Path
+
+import pytest
+
+from pbxguard import config
+from pbxguard.errors import BadConfig
+from pbxguard.screening.call import Roaming, Trunk
+
+WHOLE = """\
+pack = "cn"
+state = "/var/lib/pbxguard"
+
+[guard]
+deadline_ms = 200
+
+[asterisk]
+host = "198.18.0.1"
+
+[log]
+level = "debug"
+mask_numbers = true
+
+[trunks.intl]
+kind = "intl_gateway"
+roaming = "unknown"
+fail = "closed"
+
+[trunks."ent-1"]
+kind = "enterprise"
+allocated = ["0571865543*"]
+"""
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No settings of this machine are read."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("PBXGUARD_CONFIG", "PBXGUARD_STATE", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def written(tmp_path: Path, text: str | bytes) -> Path:
+    path = tmp_path / "site.toml"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(BadConfig) as error:
+        config.load(path)
+    message = str(error.value)
+    assert message.startswith(str(path))
+    assert "\n" not in message
+    assert error.value.exit_code == 2
+    return message.removeprefix(str(path))
+
+
+def test_without_a_file_the_labs_trunks_apply() -> None:
+    """No file is no error: the lab's own settings hold."""
+    settings = config.load()
+    assert {name: trunk.kind for name, trunk in settings.trunks.items()} == {
+        "intl": "intl_gateway", "natl": "national", "ent": "enterprise", "goip1": "sim_gateway",
+    }  # fmt: skip
+    assert (settings.asterisk.port, settings.guard.deadline_ms) == (4573, 300)
+    assert settings.trunk("nowhere") is None
+
+
+def test_whole_file(tmp_path: Path) -> None:
+    """Every section is read, and a site's trunks take the place of the lab's."""
+    settings = config.load(written(tmp_path, WHOLE))
+    assert (settings.guard.deadline_ms, settings.guard.workers) == (200, 4)
+    assert settings.asterisk.host == "198.18.0.1"
+    assert settings.trunk("intl") == Trunk("intl", "intl_gateway", roaming=Roaming.UNKNOWN, fail="closed")
+    assert settings.trunk("ent-1") == Trunk("ent-1", "enterprise", allocated=("0571865543*",))
+    assert settings.trunk("natl") is None
+    assert settings.state_dir == Path("/var/lib/pbxguard")
+
+
+def test_file_of_a_windows_editor(tmp_path: Path) -> None:
+    """A byte order mark and CRLF line ends are no error."""
+    text = b"\xef\xbb\xbf" + WHOLE.replace("\n", "\r\n").encode()
+    assert config.load(written(tmp_path, text)) == config.load(written(tmp_path, WHOLE))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("pakc = 'cn'", ":1: pakc: no setting has this name; see the README for the settings"),
+        ("\n[guard]\ndeadline = 1", ":3: guard.deadline: no setting has this name"),
+        ("[gard]\ndeadline_ms = 1", ":1: gard: no setting has this name"),
+        ("[trunks.a]\nkind='x'\n[trunks.b]\nkind='y'\ntrust=true", ":5: trunks.b.trust: no setting has this name"),
+        ("[guard]\ndeadline_ms = 'soon'", ":2: guard.deadline_ms: Input should be a valid integer"),
+        ("[guard]\ndeadline_ms = 0", ":2: guard.deadline_ms: Input should be greater than or equal to 10"),
+        ("guard.workers = 1000", ":1: guard.workers: Input should be less than or equal to 64"),
+        ("[asterisk]\nport = 70000", ":2: asterisk.port: Input should be less"),
+        ("[log]\nlevel = 'loud'", ":2: log.level: Input should be 'debug'"),
+        ("[trunks.a]\nkind = 'x'\nfail = 'maybe'", ":3: trunks.a.fail: Input should be 'open' or 'closed'"),
+        ("[trunks.a]\nkind = 'x'\nroaming = 'maybe'", ":3: trunks.a.roaming: Input should be 'yes'"),
+        ("[trunks.a]\nkind = 'x'\nallocated = [1]", ":3: trunks.a.allocated.0: Input should be a valid string"),
+        ("[trunks.a]\ntrusted = true", ":1: trunks.a.kind: Field required"),
+        ("trunks = 3", ":1: trunks: Input should be a valid dictionary"),
+        ("guard = []", ":1: guard: Input should be a valid dictionary"),
+    ],
+)
+def test_wrong_setting_is_named(tmp_path: Path, text: str, message: str) -> None:
+    """An unknown key or a wrong value is one line with file, line and key."""
+    assert refused(written(tmp_path, text)).startswith(message)
+
+
+@pytest.mark.parametrize("name", ["a b", "a.b", "x" * 33, "", "a$b", "名", "a,b", "[x", "a\\nb"])
+def test_odd_trunk_name_is_refused(tmp_path: Path, name: str) -> None:
+    """A trunk is named by letters, digits, hyphens and underscores: the dialplan passes nothing else."""
+    message = refused(written(tmp_path, f'[trunks."{name}"]\nkind = "national"\n'))
+    assert message.startswith(":1: trunks.")
+    assert "String should match pattern" in message
+
+
+@pytest.mark.parametrize("text", ["[guard", "a = ", "a = 1\na = 2", "[guard]\n[guard]", "x"])
+def test_broken_toml(tmp_path: Path, text: str) -> None:
+    """What is no TOML is said to be none, with the line."""
+    message = refused(written(tmp_path, text))
+    assert message.startswith(": not valid TOML: ")
+    assert "(at " in message
+
+
+def test_not_utf8(tmp_path: Path) -> None:
+    """A file in GBK is refused with the remedy."""
+    assert refused(written(tmp_path, "# 设置".encode("gbk"))) == ": not UTF-8 text at byte 2; save it as UTF-8"
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    """A file that is not there, or is a folder, is named."""
+    assert "No such file" in refused(tmp_path / "none.toml")
+    assert "Is a directory" in refused(tmp_path)
+
+
+def test_which_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--config beats PBXGUARD_CONFIG, which beats pbxguard.toml in the working directory."""
+    for number, name in enumerate(("pbxguard.toml", "env.toml", "given.toml"), start=1):
+        (tmp_path / name).write_text(f"[guard]\nworkers = {number}\n")
+    assert config.load().guard.workers == 1
+    monkeypatch.setenv("PBXGUARD_CONFIG", str(tmp_path / "env.toml"))
+    assert config.load().guard.workers == 2
+    assert config.load(tmp_path / "given.toml").guard.workers == 3
+    monkeypatch.setenv("PBXGUARD_CONFIG", str(tmp_path / "none.toml"))
+    with pytest.raises(BadConfig, match=r"none\.toml"):
+        config.load()
+
+
+def test_where_the_state_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PBXGUARD_STATE beats the file, which beats the user's state folder; store.url beats them all."""
+    site = written(tmp_path, WHOLE)
+    monkeypatch.setenv("XDG_STATE_HOME", "/xdg")
+    assert config.load().store_url == "/xdg/pbxguard/pbxguard.db"
+    assert config.load(site).store_url == "/var/lib/pbxguard/pbxguard.db"
+    monkeypatch.setenv("PBXGUARD_STATE", "/elsewhere")
+    assert config.load().store_url == "/elsewhere/pbxguard.db"
+    assert config.load(site).store_url == "/elsewhere/pbxguard.db"
+    assert config.load(written(tmp_path, "store.url = '/x.db'")).store_url == "/x.db"

@@ -1,0 +1,363 @@
+"""The guard answers every call in time, whatever the store does, and forgets no decision."""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from time import monotonic
+
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from pbxguard.config import GuardSettings, Settings
+from pbxguard.errors import StoreUnavailable
+from pbxguard.guard import Decided, Guard, decision_row
+from pbxguard.packs import load
+from pbxguard.screening.call import Allow, Block, Call, Facts, Failed, Label, Reason, Subscriber, Trunk
+from pbxguard.screening.lists import Action, ListEntry
+from pbxguard.screening.treatment import ASTERISK
+from pbxguard.store import Store, sqlite
+
+CN = load("cn")
+NOW = datetime(2026, 6, 1, 4, tzinfo=UTC)
+ZHANG = Subscriber("13957100001", "cm", "zhejiang")
+LI = Subscriber("13804510001", "cm", "heilongjiang", "en")
+LIMIT = 5.0
+
+
+def call(cli: str = "+85261234567", callee: str = ZHANG.number, *, call_id: str = "c1", **trunk: object) -> Call:
+    values: dict[str, object] = {"name": "intl", "kind": "intl_gateway"}
+    return Call(call_id, NOW, Trunk(**(values | trunk)), cli, callee)
+
+
+def settings(deadline_ms: int = 2000, workers: int = 4) -> Settings:
+    return Settings(guard=GuardSettings(deadline_ms=deadline_ms, workers=workers))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path / "guard.db") as opened:
+        opened.import_subscribers([ZHANG, LI])
+        yield opened
+
+
+class Blocked(Store):
+    """A store on a stalled disk: facts about one number come only when it is released."""
+
+    def __init__(self, path: Path, stalled: str) -> None:
+        super().__init__(path)
+        self.stalled = stalled
+        self.released = threading.Event()
+        self.asked = 0
+
+    def facts(self, cli_key: str | None, callees: tuple[str, ...]) -> Facts:
+        if self.stalled in callees:
+            self.asked += 1
+            self.released.wait(LIMIT)
+        return super().facts(cli_key, callees)
+
+
+class Broken(Store):
+    """A store that raises."""
+
+    trouble: Exception = StoreUnavailable("guard.db: the database is damaged")
+
+    def facts(self, cli_key: str | None, callees: tuple[str, ...]) -> Facts:
+        raise self.trouble
+
+
+@pytest.fixture
+def blocked(store: Store) -> Iterator[Blocked]:
+    with Blocked(store.path, ZHANG.number) as opened:
+        yield opened
+        opened.released.set()
+
+
+def until(condition, what: str) -> None:
+    began = monotonic()
+    while not condition():
+        assert monotonic() - began < LIMIT, f"{what}: not within {LIMIT} s"
+        threading.Event().wait(0.005)
+
+
+# -- the good case --------------------------------------------------------------------------------------------
+
+
+async def test_decision_is_recorded_and_found(store: Store) -> None:
+    """A decision is found by its Call-ID with everything that explain needs."""
+    store.add_entry(ListEntry("", "+852*", Action.BLOCK, "system", source="feed"))
+    guard = Guard(store, CN, settings())
+    decided = await guard.decide_soon(call(), ASTERISK)
+    guard.close()
+    row = store.decision("c1")
+    assert row == decision_row(decided)
+    assert row is not None
+    assert (row.verdict, row.reason, row.sip_status) == ("block", "system_blocklist", 603)
+    assert (row.cli_key, row.cli_class, row.callee_key) == ("+85261234567", "intl_hk", ZHANG.number)
+    assert row.entry == "+852* on list 'system' (source: feed)"
+    assert row.lists_version == store.lists_version()
+    assert row.pack == CN.name
+    assert row.at == NOW
+    assert row.elapsed_us >= 0
+
+
+async def test_display_is_in_the_callees_language(store: Store) -> None:
+    """The origin notice is written in the language that the subscriber has."""
+    guard = Guard(store, CN, settings(), recording=False)
+    decided = await guard.decide_soon(call(callee=LI.number), ASTERISK)
+    guard.close()
+    assert decided.treatment.display == "Call from abroad Hong Kong"
+
+
+async def test_one_canonical_line_a_call(store: Store) -> None:
+    """The log has one line for a call, with the CLI as it was and as it was read."""
+    guard = Guard(store, CN, settings(), recording=False)
+    with capture_logs() as logs:
+        await guard.decide_soon(call("0085261234567"), ASTERISK)
+    guard.close()
+    (line,) = logs
+    assert line["event"] == "call decided"
+    assert (line["cli"], line["cli_key"], line["verdict"]) == ("0085261234567", "+85261234567", "block")
+    assert (line["call_id"], line["status"], line["rule"]) == ("c1", 603, "7.default_off")
+
+
+async def test_what_if_records_nothing(store: Store) -> None:
+    """A guard that does not record leaves no row."""
+    guard = Guard(store, CN, settings(), recording=False)
+    guard.record(guard.decide(call(), ASTERISK))
+    guard.close()
+    assert store.count_decisions() == 0
+
+
+# -- failure --------------------------------------------------------------------------------------------------
+
+
+async def test_deadline(blocked: Blocked) -> None:
+    """A store that does not answer costs a call the deadline and no more; other calls are not held up."""
+    guard = Guard(blocked, CN, settings(deadline_ms=60, workers=2), recording=False)
+    began = monotonic()
+    late, soon = await asyncio.gather(
+        guard.decide_soon(call(), ASTERISK), guard.decide_soon(call(callee=LI.number), ASTERISK)
+    )
+    took = monotonic() - began
+    assert late.verdict == Failed("no decision within 60 ms", late.verdict.basis)
+    assert late.treatment.connect
+    assert late.elapsed_us >= 60_000
+    assert soon.verdict.reason == Reason.INTL_ORIGIN_NOTICE
+    assert took < 2.0, f"{took} s"
+    guard.close()
+
+
+async def test_workers_come_back(blocked: Blocked) -> None:
+    """With every worker stalled all calls fail in time; once the disk is back the next call is decided.
+
+    Calls whose deadline passed while they waited for a worker are not worked on afterwards.
+    """
+    guard = Guard(blocked, CN, settings(deadline_ms=50, workers=2), recording=False)
+    done = await asyncio.gather(*(guard.decide_soon(call(), ASTERISK) for _ in range(20)))
+    assert {type(each.verdict) for each in done} == {Failed}
+    blocked.released.set()
+    decided = done[0]
+    began = monotonic()
+    while isinstance(decided.verdict, Failed):
+        assert monotonic() - began < LIMIT
+        decided = await guard.decide_soon(call(), ASTERISK)
+    assert decided.verdict.reason == Reason.INTL_DEFAULT_OFF
+    assert blocked.asked < 20
+    guard.close()
+
+
+@pytest.mark.parametrize(
+    ("trouble", "why"),
+    [
+        (StoreUnavailable("guard.db: the disk is full"), "guard.db: the disk is full"),
+        (ZeroDivisionError("x"), "internal error (ZeroDivisionError); see the log"),
+        (MemoryError(), "internal error (MemoryError); see the log"),
+        (TimeoutError(), "internal error (TimeoutError); see the log"),
+    ],
+)
+@pytest.mark.parametrize(("fail", "connects"), [("open", True), ("closed", False)])
+async def test_trouble_is_a_third_outcome(
+    store: Store, trouble: Exception, why: str, fail: str, connects: bool
+) -> None:
+    """Whatever the store raises is Failed with the reason, and the trunk's policy says what happens to the call."""
+    with Broken(store.path) as broken:
+        broken.trouble = trouble
+        guard = Guard(broken, CN, settings())
+        with capture_logs():
+            decided = await guard.decide_soon(call(fail=fail), ASTERISK)
+        guard.close()
+    assert isinstance(decided.verdict, Failed)
+    assert decided.verdict.why == why
+    assert (decided.treatment.connect, decided.treatment.status) == (connects, None if connects else 480)
+    row = store.decision("c1")
+    assert row is not None
+    assert (row.verdict, row.reason, row.detail) == ("failed", "guard_failed", why)
+    assert (row.cli_key, row.callee_key) == ("+85261234567", ZHANG.number)
+
+
+@pytest.mark.parametrize(
+    ("cli", "callee", "kind", "reason"),
+    [
+        ("+85261234567", "110", Allow, Reason.EMERGENCY_CALLEE),
+        ("abc", "0571120", Allow, Reason.EMERGENCY_CALLEE),
+        ("abc", ZHANG.number, Block, Reason.CLI_INVALID),
+        ("+8613800138000", ZHANG.number, Block, Reason.NATIONAL_CLI_ON_INTL_TRUNK),
+    ],
+)
+@pytest.mark.parametrize("late", [False, True])
+async def test_rules_that_need_no_store_hold_without_one(
+    blocked: Blocked, cli: str, callee: str, kind: type, reason: Reason, late: bool
+) -> None:
+    """With a store that is broken or late, and a trunk that fails closed, an emergency number is still called.
+
+    A CLI that steps 2 to 4 refuse is refused all the same (specification, section 11, fail mode).
+    """
+    with Broken(blocked.path) as broken:
+        blocked.stalled = callee
+        guard = Guard(blocked if late else broken, CN, settings(deadline_ms=50, workers=1), recording=False)
+        if late:  # the only worker waits for the disk
+            first = await guard.decide_soon(call(callee=blocked.stalled), ASTERISK)
+            assert isinstance(first.verdict, Failed | Allow)
+        decided = await guard.decide_soon(call(cli, callee, fail="closed"), ASTERISK)
+        guard.close()
+        assert (type(decided.verdict), decided.verdict.reason) == (kind, reason)
+        assert decided.treatment.connect is (kind is Allow)
+
+
+async def test_call_after_closing_is_failed(store: Store) -> None:
+    """A call that comes in while the guard shuts down is answered, not raised at."""
+    guard = Guard(store, CN, settings(), recording=False)
+    guard.close()
+    decided = await guard.decide_soon(call(), ASTERISK)
+    assert isinstance(decided.verdict, Failed)
+    assert decided.verdict.why.startswith("the guard is closing")
+
+
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """The log goes to a disk that is full."""
+    before = structlog.get_config()
+    with suppress(OSError), Path("/dev/full").open("w", buffering=1) as full:
+        structlog.configure(
+            processors=[structlog.processors.JSONRenderer()], logger_factory=structlog.PrintLoggerFactory(full)
+        )
+        with pytest.raises(OSError, match="No space"):
+            structlog.get_logger().info("x")
+        yield
+    structlog.configure(**before)
+
+
+async def test_log_that_cannot_be_written_costs_no_call(store: Store, full_disk: None) -> None:
+    """A full disk under the log loses the line; the verdict is given and the decision recorded."""
+    guard = Guard(store, CN, settings())
+    decided = await guard.decide_soon(call(), ASTERISK)
+    guard.close()
+    assert decided.verdict.reason == Reason.INTL_DEFAULT_OFF
+    assert store.decision("c1") is not None
+
+
+# -- recording ------------------------------------------------------------------------------------------------
+
+
+def decided_call(guard: Guard, call_id: str) -> Decided:
+    return guard.decide(call(call_id=call_id), ASTERISK)
+
+
+def test_locked_database_is_asked_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While an import holds the database decisions wait; afterwards they are all there."""
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_MS", 20)
+    with Store.open(store.path) as impatient:
+        guard = Guard(impatient, CN, settings())
+        writer = sqlite3.connect(store.path, isolation_level=None)
+        try:
+            writer.execute("BEGIN IMMEDIATE")
+            with capture_logs() as logs:
+                for n in range(3):
+                    guard.record(decided_call(guard, f"c{n}"))
+                until(lambda: any(line["event"] == "decisions not recorded yet" for line in logs), "first attempt")
+                assert store.count_decisions() == 0
+                writer.execute("COMMIT")
+                until(lambda: store.count_decisions() == 3, "recorded")
+        finally:
+            writer.close()
+            guard.close()
+    assert [store.decision(f"c{n}") is not None for n in range(3)] == [True] * 3
+
+
+def test_trouble_in_one_batch_does_not_end_the_recording(store: Store) -> None:
+    """A batch that cannot be written for a reason nobody foresaw is lost, named, and the next one is written."""
+
+    class Odd(Store):
+        odd = True
+
+        def record(self, rows) -> None:
+            if self.odd:
+                self.odd = False
+                raise ZeroDivisionError
+            super().record(rows)
+
+    with Odd(store.path) as odd, capture_logs() as logs:
+        guard = Guard(odd, CN, settings())
+        guard.record(decided_call(guard, "lost"))
+        until(lambda: any(line["event"] == "decisions lost" for line in logs), "lost")
+        guard.record(decided_call(guard, "kept"))
+        guard.close()
+    assert (store.decision("lost"), store.decision("kept") is not None) == (None, True)
+
+
+def test_closing_writes_what_is_still_to_be_written(store: Store) -> None:
+    """Nothing that was decided before close() is missing after it."""
+    guard = Guard(store, CN, settings())
+    for n in range(1200):
+        guard.record(decided_call(guard, f"c{n}"))
+    guard.close()
+    assert store.count_decisions() == 1200
+
+
+def test_old_decisions_are_forgotten(store: Store) -> None:
+    """Decisions past the site's retention go, younger ones stay; the edge is half-open."""
+    guard = Guard(store, CN, Settings(), clock=lambda: NOW)
+    keep = timedelta(days=Settings().store.keep_decisions_days)
+    for name, at in (("old", NOW - keep - timedelta(seconds=1)), ("young", NOW - keep)):
+        one = Call(name, at, Trunk("intl", "intl_gateway"), "+85261234567", ZHANG.number)
+        guard.record(guard.decide(one, ASTERISK))
+    guard.close()
+    assert guard.forget_old() == 1
+    assert [row.call_id for row in store.recent()] == ["young"]
+
+
+# -- prompts --------------------------------------------------------------------------------------------------
+
+
+def test_prompt_budget_of_a_trunk(store: Store) -> None:
+    """Past its prompts a minute a trunk gets the same status in silence; another trunk is not touched."""
+    guard = Guard(store, CN, settings(), recording=False)
+    done = [guard.decide(call(prompts_per_minute=3), ASTERISK).treatment for _ in range(5)]
+    other = guard.decide(call(name="other"), ASTERISK).treatment
+    none = guard.decide(call(name="third", prompts_per_minute=0), ASTERISK).treatment
+    guard.close()
+    assert [(each.status, each.mode, bool(each.prompt)) for each in done] == (
+        [(603, "early", True)] * 3 + [(603, "none", False)] * 2
+    )
+    assert (other.mode, none.mode) == ("early", "none")
+
+
+def test_labels_of_a_detector_reach_the_record(store: Store) -> None:
+    """Flags in the facts become labels of the verdict and of its row."""
+
+    class Flagged(Store):
+        def facts(self, cli_key, callees) -> Facts:
+            return Facts(flags=(Label.SIMBOX_SUSPECTED,))
+
+    with Flagged(store.path) as flagged:
+        guard = Guard(flagged, CN, settings(), recording=False)
+        row = decision_row(guard.decide(call("13800138000", kind="sim_gateway"), ASTERISK))
+        guard.close()
+    assert (row.reason, row.labels, row.extra["display"]) == (
+        "simbox_suspected", ("simbox_suspected",), "疑似GOIP 谨慎接听",
+    )  # fmt: skip
