@@ -226,7 +226,8 @@ async def test_two_thousand_probes_leak_nothing(store: Store) -> None:
         await server.quiet()
         gc.collect()
         await until(lambda: len(asyncio.all_tasks()) <= tasks, "tasks")
-        await until(lambda: descriptors() <= files, "file descriptors")
+        # Each worker opens its database (three files) when it first decides: room for that, not for 2,000.
+        await until(lambda: descriptors() <= files + 20, "file descriptors")
 
 
 async def test_silent_peer_is_closed(store: Store) -> None:
