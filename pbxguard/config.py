@@ -39,6 +39,15 @@ class AsteriskSettings(_Section):
     request_timeout_ms: Annotated[int, Field(ge=10, le=60_000)] = 2000
 
 
+class FreeswitchSettings(_Section):
+    """One FreeSWITCH: where its event socket listens. Its password is its only lock: keep it off other networks."""
+
+    host: str = "127.0.0.1"
+    port: _Port = 8021
+    password: str = "ClueCon"  # noqa: S105 (what FreeSWITCH ships with)
+    timeout_ms: Annotated[int, Field(ge=10, le=60_000)] = 2000
+
+
 class StoreSettings(_Section):
     """Which database; without ``url``, ``pbxguard.db`` in the state folder."""
 
@@ -83,7 +92,9 @@ class Settings(_Section):
     state: Path | None = None
     prompts: Path | None = None
     guard: GuardSettings = GuardSettings()
+    contact_url: str = ""
     asterisk: AsteriskSettings = AsteriskSettings()
+    freeswitch: dict[_TrunkName, FreeswitchSettings] = {}
     store: StoreSettings = StoreSettings()
     log: LogSettings = LogSettings()
     trunks: dict[_TrunkName, TrunkSettings] = LAB_TRUNKS

@@ -114,13 +114,16 @@ class Guard:
                 decided = await asyncio.wait_for(asyncio.shield(pending), self._deadline)
             except TimeoutError:
                 pending.cancel()
-                why = f"no decision within {self.settings.guard.deadline_ms} ms"
-                decided = self._late(call, capabilities, started, why)
+                decided = self.late(call, capabilities, started)
         except RuntimeError as error:
             # The workers are gone: the guard is shutting down while a call comes in.
             decided = self._late(call, capabilities, started, f"the guard is closing: {error}")
         self.record(decided)
         return decided
+
+    def late(self, call: Call, capabilities: Capabilities, started: int) -> Decided:
+        """The answer when the deadline has passed; ``started`` is ``perf_counter_ns`` at the call's arrival."""
+        return self._late(call, capabilities, started, f"no decision within {self.settings.guard.deadline_ms} ms")
 
     def record(self, decided: Decided) -> None:
         """Note the decision: one canonical log line now, the database row soon after."""

@@ -2,18 +2,23 @@
 
 import asyncio
 import contextlib
+import os
 import re
 import signal
+import sys
 from collections.abc import AsyncIterator
+from typing import NoReturn
 
 import click
 import structlog
 
 from pbxguard import log as logging
-from pbxguard.cli.context import App, pass_app, reported
-from pbxguard.errors import PbxguardError
+from pbxguard.cli import supervisor
+from pbxguard.cli.context import App, pass_app, reported, show_table
+from pbxguard.config import FreeswitchSettings, Settings
+from pbxguard.errors import BadConfig, PbxguardError
 from pbxguard.guard import Guard
-from pbxguard.pbx import asterisk
+from pbxguard.pbx import asterisk, health
 
 log = structlog.get_logger()
 
@@ -22,34 +27,76 @@ _A_DAY = 24 * 60 * 60
 
 @click.command()
 @click.option("--listen", metavar="HOST:PORT", help="FastAGI address instead of the one in the settings.")
+@click.option("--esl", metavar="HOST:PORT", help="One FreeSWITCH instead of those in the settings; the password is "
+              "PBXGUARD_ESL_PASSWORD.")  # fmt: skip
+@click.option("--status", is_flag=True, help="Say how the handlers of this state folder are; exit code 1: not ready.")
+@click.option("--only", type=click.Choice(["asterisk", "freeswitch"]), help="Serve this kind of PBX alone.")
 @pass_app
 @reported
-def serve(app: App, listen: str | None) -> None:
-    """Answer the PBX until SIGTERM or SIGINT; calls under way are finished first."""
+def serve(app: App, listen: str | None, esl: str | None, only: str | None, *, status: bool) -> None:
+    """Answer the PBXs until SIGTERM or SIGINT; calls under way are finished first.
+
+    Asterisk is always served; FreeSWITCH when the settings name one. Each kind has a process of its own, and one
+    that dies is started again without touching the other.
+    """
     settings = app.settings
+    if status:
+        _show_status(settings)
     if listen is not None:
-        host, _, port = listen.rpartition(":")
-        if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
-            raise click.BadParameter(f"{listen!r} is not HOST:PORT, such as 127.0.0.1:4573", param_hint="--listen")
-        changed = settings.asterisk.model_copy(update={"host": host.strip("[]"), "port": int(port)})
+        host, port = _address(listen, "--listen")
+        changed = settings.asterisk.model_copy(update={"host": host, "port": port})
         settings = settings.model_copy(update={"asterisk": changed})
+    if esl is not None:
+        host, port = _address(esl, "--esl")
+        password = os.environ.get("PBXGUARD_ESL_PASSWORD", FreeswitchSettings().password)
+        one = FreeswitchSettings(host=host, port=port, password=password)
+        settings = settings.model_copy(update={"freeswitch": {"esl": one}})
+    if only == "freeswitch" and not settings.freeswitch:
+        raise BadConfig("no FreeSWITCH to serve: add [freeswitch.NAME] to the settings, or give --esl")
     for name in settings.trunks:
         app.trunk(name)
     logging.configure(level=settings.log.level, mask_numbers=settings.log.mask_numbers)
+    if only is None and settings.freeswitch:
+        sys.exit(supervisor.run(sys.argv[1:], ("asterisk", "freeswitch")))
     guard = Guard(app.store, app.pack, settings)
     try:
-        asyncio.run(_serve(guard))
+        with health.told(settings.state_dir, only or "asterisk") as teller:
+            if only == "freeswitch":
+                from pbxguard.pbx import freeswitch  # noqa: PLC0415 (gevent belongs into its own process)
+
+                freeswitch.serve(guard, settings, teller)
+            else:
+                asyncio.run(_serve(guard, teller))
     finally:
         guard.close()
 
 
-async def _serve(guard: Guard) -> None:
+def _show_status(settings: Settings) -> NoReturn:
+    wanted = {"asterisk"} | ({"freeswitch"} if settings.freeswitch else set())
+    found = {one.kind: one for one in health.heard(settings.state_dir)}
+    rows = []
+    for kind in sorted(wanted | set(found)):
+        one = found.get(kind)
+        state = "not running" if one is None or not one.alive else "ready" if one.ready else "not ready"
+        rows.append((kind, state, one.pid if one else "-", one.detail if one else ""))
+    show_table(("handler", "state", "pid", "detail"), rows)
+    sys.exit(0 if all(row[1] == "ready" for row in rows) else 1)
+
+
+def _address(text: str, option: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+        raise click.BadParameter(f"{text!r} is not HOST:PORT, such as 127.0.0.1:4573", param_hint=option)
+    return host.strip("[]"), int(port)
+
+
+async def _serve(guard: Guard, teller: health.Teller) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with _retention(guard):
-        await asterisk.serve(guard, guard.settings, stop)
+        await asterisk.serve(guard, guard.settings, stop, teller)
 
 
 @contextlib.asynccontextmanager

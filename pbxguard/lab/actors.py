@@ -51,7 +51,12 @@ class Secrets:
 
 
 def write(
-    root: Path, passwords: Secrets, settings: Settings, guard: tuple[str, int], listen: str | None
+    root: Path,
+    passwords: Secrets,
+    settings: Settings,
+    guard: tuple[str, int],
+    listen: str | None,
+    pbx: str = "asterisk",
 ) -> dict[str, Path]:
     """Write the folders of all actors under *root* and return them by actor name.
 
@@ -61,6 +66,7 @@ def write(
         settings: For the trunks' failure policy and the site's prompts.
         guard: Address and port of the guard, as the PBX reaches it.
         listen: Address of the host on which SIP and RTP are published, or None.
+        pbx: ``asterisk`` or ``freeswitch``.
     """
     markers = root / "markers"
     markers.mkdir(parents=True, exist_ok=True)
@@ -70,11 +76,15 @@ def write(
     heard.write_wav(markers / "callee.wav", np.concatenate([heard.marker("callee"), silence]))
     _mirror(prompts.prompt_dir(settings.prompts), root / "prompts", "*/*.wav")
     _mirror(DIALPLANS / "asterisk", root / "dialplan", "*.conf")
+    _mirror(DIALPLANS / "freeswitch", root / "dialplan", "*.xml")
     (root / "captures").mkdir(exist_ok=True)
     # tcpdump in the container gives up root, and Asterisk runs as its own user there.
     os.chmod(root / "captures", 0o777)  # noqa: PTH101, S103
 
-    folders = {"pbx": _pbx(root / "pbx", passwords, settings, guard, listen)}
+    if pbx == "freeswitch":
+        folders = {"pbx": _freeswitch(root / "pbx", passwords, settings)}
+    else:
+        folders = {"pbx": _pbx(root / "pbx", passwords, settings, guard, listen)}
     for caller in CALLERS:
         folders[caller.name] = _caller(root / caller.name, caller, passwords)
     for phone in PHONES:
@@ -128,6 +138,67 @@ def _pbx(folder: Path, passwords: Secrets, settings: Settings, guard: tuple[str,
             "contexts": "\n".join(_trunk_context(caller, settings) for caller in CALLERS),
         },
     )
+
+
+_SOFIA = (
+    ("dialplan", "XML"),
+    ("inbound-codec-prefs", "PCMA,PCMU"),
+    ("outbound-codec-prefs", "PCMA,PCMU"),
+    # Else a prompt in early media never ends when the caller sends no RTP.
+    ("rtp-timer-name", "soft"),
+    ("auth-calls", "true"),
+    ("force-register-domain", "lab"),
+    ("force-register-db-domain", "lab"),
+    ("force-subscription-domain", "lab"),
+    ("manage-presence", "false"),
+    ("enable-3pcc", "proxy"),
+    ("apply-nat-acl", "none"),
+    ("NDLB-force-rport", "true"),
+    ("caller-id-type", "none"),
+)
+
+
+def _freeswitch(folder: Path, passwords: Secrets, settings: Settings) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    first, last = topology.RTP_PORTS
+    known = [caller for caller in CALLERS if not caller.registers]
+    registering = [caller for caller in CALLERS if caller.registers]
+    users = [(phone.number, passwords.phones[phone.number], "from-subscriber") for phone in PHONES]
+    users += [(caller.name, passwords.goip, "carrier") for caller in registering]
+    values = {
+        "rtp_first": str(first),
+        "rtp_last": str(last),
+        "secret": passwords.ami,
+        "carrier_address": str(topology.PBX_CARRIER),
+        "access_address": str(topology.PBX_ACCESS),
+        "acl": "\n".join(f'          <node type="allow" cidr="{caller.address}/32"/>' for caller in known),
+        "common": "\n".join(f'            <param name="{name}" value="{value}"/>' for name, value in _SOFIA),
+        "trunks": "\n".join(_trunk_extension(caller, settings) for caller in CALLERS),
+        "users": "\n".join(
+            f'      <user id="{user}"><params><param name="password" value="{password}"/></params>'
+            f'<variables><variable name="user_context" value="{context}"/></variables></user>'
+            for user, password, context in users
+        ),
+    }
+    text = _Asterisk((_ETC / "freeswitch" / "freeswitch.xml").read_text(encoding="utf-8")).substitute(values)
+    (folder / "freeswitch.xml").write_text(text, encoding="utf-8")
+    return folder
+
+
+def _trunk_extension(caller: Caller, settings: Settings) -> str:
+    """The extension of a user's dialplan; a trunk is known by its address, a gateway by its registration."""
+    trunk = settings.trunk(caller.name)
+    field, value = ("${user_name}", caller.name) if caller.registers else ("network_addr", str(caller.address))
+    return f"""\
+      <extension name="from-{caller.name}">
+        <condition field="{field}" expression="^{value.replace(".", "[.]")}$"/>
+        <condition field="destination_number" expression="^(\\d{{2,20}})$">
+          <action application="set" data="pbxguard_trunk={caller.name}"/>
+          <action application="set" data="pbxguard_fail={trunk.fail if trunk else "open"}"/>
+          <action application="execute_extension" data="screen XML pbxguard"/>
+          <action application="transfer" data="$1 XML subscribers"/>
+        </condition>
+      </extension>"""
 
 
 def _trunk_endpoint(caller: Caller, passwords: Secrets) -> str:

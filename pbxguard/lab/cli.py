@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import click
 import segno
@@ -34,8 +35,11 @@ _evidence = click.option(
 )  # fmt: skip
 
 
-def _world(app: App) -> World:
-    return World(app.settings, app.config_path, say=lambda line: err.print(line, markup=False))
+_pbx = click.option("--pbx", type=click.Choice(["asterisk", "freeswitch"]), help="Which PBX is guarded.")
+
+
+def _world(app: App, pbx: str | None = None) -> World:
+    return World(app.settings, app.config_path, say=lambda line: err.print(line, markup=False), pbx=pbx)
 
 
 @click.group()
@@ -45,16 +49,17 @@ def lab() -> None:
 
 @lab.command()
 @click.option("--listen", metavar="ADDRESS", help="Also publish SIP (UDP 5060) and RTP on this address of the host.")
+@_pbx
 @pass_app
 @reported
-def up(app: App, listen: str | None) -> None:
+def up(app: App, listen: str | None, pbx: str | None) -> None:
     """Start the lab; quick and harmless when it is up already."""
     if listen is not None:
         try:
             ipaddress.IPv4Address(listen)
         except ValueError as error:
             raise click.BadParameter(f"{listen!r} is no IPv4 address of this host", param_hint="--listen") from error
-    with _world(app) as world:
+    with _world(app, pbx) as world:
         world.up(listen)
     out.print("the lab is up; `pbxguard lab status` shows it, `pbxguard lab down` takes it down")
 
@@ -179,29 +184,35 @@ async def _one_call(world: World, step: CallStep, folder: Path) -> Evidence:
 
 @lab.command()
 @click.argument("names", nargs=-1, metavar="[SCENARIO]...")
-@click.option("--pbx", type=click.Choice(["asterisk"]), default="asterisk", show_default=True)
+@click.option("--pbx", type=click.Choice(["asterisk", "freeswitch", "both"]), default="asterisk", show_default=True)
 @click.option("--jobs", default=12, show_default=True, type=click.IntRange(1, 16), help="Calls at once.")
 @click.option("--scenarios", type=click.Path(path_type=Path, exists=True, file_okay=False), default=SCENARIOS,
               help="Folder of scenario files.")  # fmt: skip
 @_evidence
 @pass_app
 @reported
-def run(app: App, names: tuple[str, ...], pbx: str, jobs: int, scenarios: Path, evidence: Path) -> None:  # noqa: ARG001
+def run(app: App, names: tuple[str, ...], pbx: str, jobs: int, scenarios: Path, evidence: Path) -> None:
     """Place the calls of scenarios and compare with what is expected; exit code 1 when one differs.
 
     The scenarios have a state of their own; your lists and registry stay as they are. A lab that is not up is
-    started, and taken down afterwards.
+    started, and taken down afterwards; one of the other PBX has to be taken down first.
     """
     chosen = load(scenarios, names)
-    with _world(app) as world:
-        was_up = world.is_up()
-        world.up()
-        try:
-            result = _run(world, chosen, evidence, jobs)
-        finally:
-            if not was_up:
-                world.down()
-    _finish(result, app)
+    results = []
+    for kind in ("asterisk", "freeswitch") if pbx == "both" else (pbx,):
+        with _world(app, kind) as world:
+            was_up = world.is_up()
+            world.up()
+            try:
+                results.append(_run(world, chosen, evidence, jobs))
+            finally:
+                if not was_up:
+                    world.down()
+    if len(results) > 1:
+        _side_by_side(results)
+    for result in results[:-1]:
+        _show(result, app)
+    _finish(results[-1], app, failed=sum(result.failed for result in results))
 
 
 @lab.command()
@@ -265,7 +276,21 @@ def _rows(calls: Sequence[Evidence], pack: str) -> tuple[tuple[str, ...], list[t
     ]
 
 
-def _finish(result: Run, app: App) -> None:
+def _side_by_side(results: Sequence[Run]) -> None:
+    """The results of the PBXs beside each other; a difference is declared by the adapter or a failure."""
+    rows = []
+    for calls in zip(*(result.calls for result in results), strict=True):
+        cells = [f"{'✓' if c.passed else '✗'} {c.observed.verdict} {c.observed.sip_status}" for c in calls]
+        rows.append((calls[0].title, *cells))
+    show_table(("call", *(result.pbx for result in results)), rows)
+
+
+def _finish(result: Run, app: App, failed: int | None = None) -> NoReturn:
+    _show(result, app)
+    sys.exit(1 if (result.failed if failed is None else failed) else 0)
+
+
+def _show(result: Run, app: App) -> None:
     if not out.is_terminal:
         out.width = 150  # a log or a pager; rich takes 80 columns there
     columns, rows = _rows(result.calls, app.settings.pack)
@@ -286,4 +311,3 @@ def _finish(result: Run, app: App) -> None:
         f"Evidence (wire, audio, decisions): {result.folder}/report.html",
         markup=False,
     )
-    sys.exit(1 if result.failed else 0)

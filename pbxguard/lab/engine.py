@@ -40,6 +40,7 @@ class Container:
     mounts: Mapping[Path, str] = field(default_factory=dict)
     publish: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     command: tuple[str, ...] | None = None
+    shares_network_of: str | None = None
 
     def digest(self) -> str:
         """Changes when the container or any mounted file does: a container of another digest is replaced."""
@@ -135,7 +136,17 @@ class Engine:
                 if not anew and old.status == "running" and old.labels.get(f"{LABEL}.digest") == digest:
                     return False
                 old.remove(force=True)
-            first, *others = wanted.addresses.items()
+            first, *others = wanted.addresses.items() or [("", None)]
+            network: dict[str, Any] = {"network_mode": f"container:{wanted.shares_network_of}"}
+            if wanted.shares_network_of is None:
+                network = {
+                    "hostname": wanted.name,
+                    "network": first[0],
+                    "networking_config": {
+                        first[0]: self._client.api.create_endpoint_config(ipv4_address=str(first[1]))
+                    },
+                    "ports": dict(wanted.publish) or None,
+                }
             volumes = {
                 str(folder): {
                     "bind": target.removesuffix(":rw"),
@@ -147,18 +158,15 @@ class Engine:
                 wanted.image,
                 command=list(wanted.command) if wanted.command else None,
                 name=wanted.name,
-                hostname=wanted.name,
                 init=True,
                 labels=self._labels() | {f"{LABEL}.digest": digest},
-                network=first[0],
-                networking_config={first[0]: self._client.api.create_endpoint_config(ipv4_address=str(first[1]))},
-                ports=dict(wanted.publish) or None,
                 volumes=volumes,
                 log_config=docker.types.LogConfig(type="json-file", config={"max-size": "5m"}),
+                **network,
             )
             try:
-                for network, address in others:
-                    self._client.networks.get(network).connect(container, ipv4_address=str(address))
+                for joined, address in others:
+                    self._client.networks.get(joined).connect(container, ipv4_address=str(address))
                 container.start()
             except docker_errors.APIError:
                 container.remove(force=True)

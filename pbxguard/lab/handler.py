@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pbxguard.errors import LabUnavailable
 from pbxguard.lab.waiting import wait_until
+from pbxguard.pbx import health
 
 
 class Handler:
@@ -18,12 +19,18 @@ class Handler:
 
     Args:
         folder: For pid file and log.
-        address: Host and port on which it listens for FastAGI.
+        address: Host and port on which it listens for FastAGI, or on which FreeSWITCH does for it.
+        pbx: ``asterisk`` or ``freeswitch``.
+        secret: Password of the event socket.
         config: The site's settings file, or None for the lab's own.
     """
 
-    def __init__(self, folder: Path, address: tuple[str, int], config: Path | None) -> None:
+    def __init__(
+        self, folder: Path, address: tuple[str, int], config: Path | None, pbx: str = "asterisk", secret: str = ""
+    ) -> None:
         self.address = address
+        self._pbx = pbx
+        self._secret = secret
         self._config = config
         self._pid_file = folder / "handler.pid"
         self.log_file = folder / "handler.log"
@@ -47,14 +54,20 @@ class Handler:
         """
         self.stop()
         host, port = self.address
-        if self.answers():
+        if self._pbx == "asterisk" and self.answers():
             raise LabUnavailable(
                 f"another program listens on {host}:{port}; stop it, or set [asterisk] port in the settings"
             )
         command = [sys.executable, "-m", "pbxguard"]
         if self._config is not None:
             command += ["--config", str(self._config)]
-        command += ["serve", "--listen", f"{host}:{port}"]
+        command += [
+            "serve",
+            "--only",
+            self._pbx,
+            "--listen" if self._pbx == "asterisk" else "--esl",
+            f"{host}:{port}",
+        ]
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         with self.log_file.open("ab") as log:
             process = subprocess.Popen(
@@ -63,14 +76,14 @@ class Handler:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env=os.environ | {"PBXGUARD_STATE": str(state)},
+                env=os.environ | {"PBXGUARD_STATE": str(state), "PBXGUARD_ESL_PASSWORD": self._secret},
             )
         self._pid_file.write_text(str(process.pid))
 
         def up() -> bool:
             if process.poll() is not None:
                 raise LabUnavailable(f"the handler ended at once: {self._last_line()}")
-            return self.answers()
+            return self.answers() and any(h.pid == process.pid and h.ready for h in health.heard(state))
 
         wait_until(up, 15, "the handler to listen", every=0.05)
         _forget(process)

@@ -27,6 +27,7 @@ from pbxguard.packs import load as load_pack
 from pbxguard.screening.lists import Action, ListEntry
 from pbxguard.screening.numbering import home_key
 from pbxguard.screening.registry import CallClass, ConsentEvent, Verb
+from pbxguard.screening.treatment import ASTERISK, FREESWITCH, refusal
 from pbxguard.store import DecisionRow, Store
 
 #: Called after each call with its evidence.
@@ -117,7 +118,7 @@ class Stage:
         captures = self.world.root / "captures"
         # A telephone takes one call at a time; a second one would be busy, whatever the verdict.
         line = self._lines[step.number] if expected is None or expected.answered else nullcontext()
-        async with line, capturing(self.world.engine, self.world.container("pbx"), captures, tag) as path:
+        async with line, capturing(self.world.engine, self.world.watcher, captures, tag) as path:
             await self.callers.place(placing)
         pcap = folder / "call.pcap"
         await asyncio.to_thread(_move, path, pcap)
@@ -138,11 +139,21 @@ class Stage:
         observed = await asyncio.to_thread(evidence.observe, legs, decision, prompt_dir)
         wrong: tuple[str, ...] = ()
         if expected is not None:
+            expected = self._declared(expected)
+        if expected is not None:
             languages = tuple(decision.extra["languages"]) if decision else ()
             wrong = evidence.faults(expected, observed, wanted_languages=languages)
         result = Evidence(scenario, title, call_id, step, expected, observed, wrong, pcap.parent)
         await asyncio.to_thread(evidence.write, pcap.parent, capture, legs, result, decision)
         return result
+
+    def _declared(self, expected: Expect) -> Expect:
+        """What is expected of this PBX: another status only where its capabilities declare one."""
+        if self.world.pbx == "asterisk" or expected.sip_status < 300 or expected.reason == "guard_failed":
+            return expected
+        status, _ = refusal(self.pack.reason_group(expected.reason), FREESWITCH)
+        same, _ = refusal(self.pack.reason_group(expected.reason), ASTERISK)
+        return expected.model_copy(update={"sip_status": status}) if expected.sip_status == same else expected
 
     async def _decision(self, call_id: str) -> DecisionRow | None:
         """The guard's record of the call; it is written a moment behind the call."""
@@ -209,7 +220,7 @@ async def run_scenarios(
     if not scenarios:
         raise LabUnavailable("no scenario was selected")
     name = run_name()
-    run = Run(name, root / name)
+    run = Run(name, root / name, world.pbx)
     run.folder.mkdir(parents=True)
     state = (run.folder / "state").resolve()
     state.mkdir()

@@ -18,6 +18,7 @@ LISTEN = IPv4Network("198.18.2.0/24")
 #: The host's address on the carrier network, where the guard listens.
 GUARD_ADDRESS = CARRIER[1]
 AMI_PORT = 5038
+ESL_PORT = 8021
 SIP_PORT = 5060
 
 #: RTP ports of the PBX; few, because each is published on its own with ``lab up --listen``.

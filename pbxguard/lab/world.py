@@ -21,6 +21,7 @@ from pbxguard.screening.call import Subscriber
 from pbxguard.store import Store
 
 ASTERISK_IMAGE = "pbxguard/asterisk:latest"
+FREESWITCH_IMAGE = "pbxguard/freeswitch:latest"
 SOFTPHONE_IMAGE = "pbxguard/softphone:latest"
 
 _CARRIER, _ACCESS, _LISTEN = "pbxguard-carrier", "pbxguard-access", "pbxguard-listen"
@@ -47,15 +48,26 @@ class World:
         say: Gets one line per step of work that takes time.
     """
 
-    def __init__(self, settings: Settings, config: Path | None = None, say: Say = lambda _: None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        config: Path | None = None,
+        say: Say = lambda _: None,
+        pbx: str | None = None,
+    ) -> None:
         self.settings = settings
         self.state = settings.state_dir
         self.root = self.state / "lab"
         self.say = say
         self.engine = Engine(self.state)
-        address = (str(topology.GUARD_ADDRESS), settings.asterisk.port)
-        self.handler = Handler(self.root, address, config)
         self.passwords = actors.Secrets.load(self.root / "secrets.json")
+        kept = self.root / "pbx-kind"
+        self.pbx = pbx or (kept.read_text() if kept.is_file() else "asterisk")
+        if self.pbx == "freeswitch":
+            address, secret = (str(topology.PBX_CARRIER), topology.ESL_PORT), self.passwords.ami
+        else:
+            address, secret = (str(topology.GUARD_ADDRESS), settings.asterisk.port), ""
+        self.handler = Handler(self.root, address, config, self.pbx, secret)
 
     def __enter__(self) -> Self:
         return self
@@ -75,6 +87,11 @@ class World:
                 )
             for image in (ASTERISK_IMAGE, SOFTPHONE_IMAGE):
                 self.engine.require_image(image)
+            if self.pbx == "freeswitch":
+                self.engine.require_image(FREESWITCH_IMAGE)
+                if listen:
+                    raise LabUnavailable("--listen is for the Asterisk lab; leave out --pbx freeswitch")
+            (self.root / "pbx-kind").write_text(self.pbx)
             # A lab that is published stays so until it is taken down.
             published = self.root / "listen"
             if listen is None and published.is_file() and self.is_up():
@@ -82,7 +99,7 @@ class World:
             published.unlink(missing_ok=True)
             if listen:
                 published.write_text(listen)
-            folders = actors.write(self.root, self.passwords, self.settings, self.handler.address, listen)
+            folders = actors.write(self.root, self.passwords, self.settings, self.handler.address, listen, self.pbx)
             self.engine.network(_CARRIER, topology.CARRIER, internal=True)
             self.engine.network(_ACCESS, topology.ACCESS, internal=True)
             if listen:
@@ -97,6 +114,8 @@ class World:
                 started += [c.name for c, new in zip(others, news, strict=True) if new]
             if started:
                 self.say(f"started {', '.join(started)}")
+            if self.pbx == "freeswitch":
+                self._wait_event_socket()
             self.seed(self.settings.store_url)
             if self.handler.pid is None or not self.handler.answers():
                 self.handler.start(self.state)
@@ -122,6 +141,11 @@ class World:
         if not self.is_up():
             raise LabUnavailable("the lab is not up; `pbxguard lab up` starts it")
 
+    @property
+    def watcher(self) -> str:
+        """The container that captures: it sees the PBX's network, and has tcpdump."""
+        return self.container("watch" if self.pbx == "freeswitch" else "pbx")
+
     def container(self, actor: str) -> str:
         """Container name of an actor."""
         return f"pbxguard-{actor}"
@@ -137,6 +161,22 @@ class World:
             for phone in PHONES:
                 if store.subscriber(phone.number) is None:
                     store.add_subscriber(Subscriber(phone.number, phone.operator, phone.province, phone.language))
+
+    def fs_cli(self, command: str) -> str:
+        """What FreeSWITCH answers to a command of its console; "" when it does not."""
+        shell = f"PATH=$PATH:/opt/freeswitch/bin exec fs_cli -p {self.passwords.ami} -x '{command}'"
+        code, text = self.engine.run(self.container("pbx"), "sh", "-c", shell)
+        return text if code == 0 else ""
+
+    def version(self) -> str:
+        """Which PBX answers, and its version."""
+        if self.pbx == "freeswitch":
+            return self.fs_cli("version").strip().splitlines()[0] if self.fs_cli("version").strip() else ""
+        code, text = self.engine.run(self.container("pbx"), "asterisk", "-rx", "core show version")
+        return text.strip().splitlines()[0] if code == 0 and text.strip() else ""
+
+    def _wait_event_socket(self) -> None:
+        wait_until(lambda: "FreeSWITCH" in self.fs_cli("version"), 20, "FreeSWITCH to answer")
 
     def status(self) -> list[Row]:
         """Every actor, its address and whether it runs (telephones: whether it is registered)."""
@@ -183,6 +223,9 @@ class World:
 
     def registered(self) -> set[str]:
         """SIP users that are registered at the PBX."""
+        if self.pbx == "freeswitch":
+            text = self.fs_cli("show registrations")
+            return {line.split(",")[0] for line in text.splitlines() if ",lab," in line}
         code, text = self.engine.run(self.container("pbx"), "asterisk", "-rx", "pjsip show contacts")
         if code != 0:
             return set()
@@ -206,6 +249,30 @@ class World:
             first, last = topology.RTP_PORTS_LISTEN
             ports = (topology.SIP_PORT, *range(first, last + 1))
             publish = {f"{port}/udp": (listen, port) for port in ports}
+        if self.pbx == "freeswitch":
+            # The local image has it below /opt, a distribution's package on PATH.
+            start = (
+                "PATH=$PATH:/opt/freeswitch/bin exec freeswitch -nf -np -nonat -c "
+                "-conf /etc/freeswitch-lab -log /tmp -db /tmp -run /tmp"
+            )
+            found = [
+                Container(
+                    self.container("pbx"),
+                    FREESWITCH_IMAGE,
+                    addresses,
+                    shared | {folders["pbx"]: "/etc/freeswitch-lab", self.root / "dialplan": "/etc/pbxguard"},
+                    command=("sh", "-c", start),
+                ),
+                Container(
+                    self.container("watch"),
+                    ASTERISK_IMAGE,
+                    {},
+                    {self.root / "captures": "/captures:rw"},
+                    command=("sleep", "infinity"),
+                    shares_network_of=self.container("pbx"),
+                ),
+            ]
+            return found + self._others(folders, shared)
         found = [
             Container(
                 self.container("pbx"),
@@ -220,7 +287,10 @@ class World:
                 publish,
             )
         ]
-        found += [
+        return found + self._others(folders, shared)
+
+    def _others(self, folders: dict[str, Path], shared: dict[Path, str]) -> list[Container]:
+        found = [
             Container(
                 self.container(caller.name),
                 ASTERISK_IMAGE,

@@ -12,6 +12,7 @@ from datetime import datetime
 from urllib.parse import parse_qs, urlsplit
 
 from pbxguard.errors import PeerProtocolError
+from pbxguard.pbx.address import caller_user, diverted_by, uri_user
 from pbxguard.screening.call import Call, Trunk, Verdict
 from pbxguard.screening.treatment import Treatment
 
@@ -31,9 +32,6 @@ VERDICT_VARIABLE = "PBXGUARD_VERDICT"
 
 _REQUEST = re.compile(rb"\A(?:agi_network[^\r\n]*\n){0,2}agi_request: (agi://[^\r\n]*)\n")
 _STATUS = re.compile(rb"\A(\d{3})[ -]")
-_URI = re.compile(r"(?:sips?:([^@>]*)@|tel:([^>?]*))", re.IGNORECASE)
-_HOST_ONLY = re.compile(r"sips?:[^@]*\Z", re.IGNORECASE)  # a URI needs no user part (RFC 3261 section 25.1)
-_CUT = "\N{HORIZONTAL ELLIPSIS}"
 
 # SIP-I carries the SDP beside the ISUP in a multipart body (RFC 3204).
 _OFFER = re.compile(r"sdp|multipart", re.IGNORECASE)
@@ -97,35 +95,6 @@ def set_variable(name: str, value: str) -> str:
     return f'SET VARIABLE {name} "{escaped}"'
 
 
-def uri_user(address: str) -> str:
-    """The user part of a name-addr (``"name" <sip:user@host>``, ``<tel:number>``), as on the wire; "" without one.
-
-    The last ``<`` counts: a display name may hold another URI, a URI cannot hold ``<``. Percent signs stay:
-    decoding is what turns hostile text into a number (``numbering`` refuses them).
-    """
-    found = _URI.match(address.rpartition("<")[2])
-    return "" if found is None else found[1] or found[2] or ""
-
-
-def _caller(address: str) -> str:
-    """The user part of From; of an address that is no URI, something that no rule takes for a number.
-
-    The dialplan keeps the end of a long address, so a caller who pads the user part would else count as one
-    who shows no number at all, which an interconnect lets through.
-    """
-    uri = address.rpartition("<")[2]
-    cut = ">" in address and "<" not in address
-    if address and (cut or not (_URI.match(uri) or _HOST_ONLY.match(uri))):
-        return _CUT + address
-    return uri_user(address)
-
-
-def _diverted_by(values: str) -> tuple[str, ...]:
-    """Users of Diversion values, the original callee first: RFC 5806 section 4 puts the newest one first."""
-    users = [user for part in values.split(",") if (user := uri_user(part))]
-    return tuple(users[::-1][:2])
-
-
 def call_from_agi(request: AgiRequest, trunk: Trunk, at: datetime) -> Call:
     """The call that a request describes. Every value is bounded; missing ones are empty.
 
@@ -142,12 +111,12 @@ def call_from_agi(request: AgiRequest, trunk: Trunk, at: datetime) -> Call:
         call_id=text("call_id"),
         at=at,
         trunk=trunk,
-        cli=_caller(text("from", 400)) if "from" in query else text("cli"),
+        cli=caller_user(text("from", 400)) if "from" in query else text("cli"),
         callee=text("callee"),
         display_name=text("name", 80),
         asserted=uri_user(asserted) if asserted else None,
         privacy=text("privacy", 40),
-        diverted_by=_diverted_by(text("div", 400)),
+        diverted_by=diverted_by(text("div", 400)),
         access_network=text("pani", 100),
         user_agent=text("ua", 100),
         source=text("source", 64),

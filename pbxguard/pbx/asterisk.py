@@ -14,7 +14,7 @@ from panoramisk import fast_agi
 from pbxguard.config import AsteriskSettings, Settings
 from pbxguard.errors import CallerGone, PeerProtocolError, ServiceUnavailable
 from pbxguard.guard import Guard
-from pbxguard.pbx import agi
+from pbxguard.pbx import agi, health
 from pbxguard.screening.treatment import ASTERISK
 
 log = structlog.get_logger()
@@ -188,11 +188,12 @@ async def listen(application: Application) -> asyncio.Server:
         ) from error
 
 
-async def serve(guard: Guard, settings: Settings, stop: asyncio.Event) -> None:
+async def serve(guard: Guard, settings: Settings, stop: asyncio.Event, teller: health.Teller) -> None:
     """Serve until *stop* is set; then take no new calls and let those under way finish."""
     application = Application(guard, settings)
     server = await listen(application)
     log.info("serving FastAGI", host=settings.asterisk.host, port=settings.asterisk.port)
+    teller.say(f"FastAGI on {settings.asterisk.host}:{settings.asterisk.port}", ready=True)
     await stop.wait()
     server.close()
     # Python 3.11 does not wait for the connections in wait_closed; each of them has a time limit of its own.

@@ -28,6 +28,9 @@ class Capabilities:
 #: Stock Asterisk sends any status with PJSIPHangup, but no header of its own on a refusal.
 ASTERISK = Capabilities("asterisk")
 
+#: FreeSWITCH adds headers to a refusal (sip_rh_*), so 608 goes out for system refusals; see ``REFUSALS``.
+FREESWITCH = Capabilities("freeswitch", call_info=True)
+
 
 @dataclass(frozen=True, slots=True)
 class Treatment:
@@ -100,12 +103,8 @@ def treatment_for(
     elif not isinstance(verdict, Block):
         return Treatment(connect=True, display=_display(verdict, pack, language))
     group = pack.reason_group(verdict.reason)
-    status, prompt = _REFUSALS[group]
-    contact = capabilities.contact_url if capabilities.call_info else ""
-    if (group == "not_opted_in" and contact) or (group == "system" and (capabilities.call_info or trunk.hostile_ok)):
-        status = 608
-    # Whoever gets a 608 is told where to complain (RFC 8688 section 3.1).
-    call_info = contact if status == 608 else ""
+    status, call_info = refusal(group, capabilities, hostile_ok=trunk.hostile_ok)
+    prompt = _REFUSALS[group][1]
     if trunk.prompt == "none" or not may_prompt or (trunk.prompt == "early" and not has_offer):
         return Treatment(connect=False, status=status, call_info=call_info)
     return Treatment(
@@ -116,6 +115,16 @@ def treatment_for(
         languages=_languages(verdict, group, pack),
         call_info=call_info,
     )
+
+
+def refusal(group: str, capabilities: Capabilities, *, hostile_ok: bool = False) -> tuple[int, str]:
+    """SIP status and Call-Info URL of a reason group: all that may differ from one adapter to another."""
+    status = _REFUSALS[group][0]
+    contact = capabilities.contact_url if capabilities.call_info else ""
+    if (group == "not_opted_in" and contact) or (group == "system" and (capabilities.call_info or hostile_ok)):
+        status = 608
+    # Whoever gets a 608 is told where to complain (RFC 8688 section 3.1).
+    return status, contact if status == 608 else ""
 
 
 def _languages(verdict: Verdict, group: str, pack: Pack) -> tuple[str, ...]:

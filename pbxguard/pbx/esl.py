@@ -1,0 +1,211 @@
+"""The FreeSWITCH event socket as bytes and values: frames in, commands out. No I/O.
+
+A frame is split into lines before any of it is percent-decoded, and a line is split at its first ``:`` only:
+FreeSWITCH encodes what a caller wrote (``%0A``, U+2028), and whoever decodes first lets the caller write headers of
+their own. The first header of a name wins, because ``variable_*`` headers with caller text come last.
+"""
+
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from urllib.parse import unquote_to_bytes
+
+from pbxguard.errors import PeerProtocolError
+from pbxguard.pbx.address import caller_user, diverted_by, uri_user
+from pbxguard.screening.call import Call, Trunk, Verdict
+from pbxguard.screening.treatment import Treatment
+
+#: The most that the header block of a frame may have. FreeSWITCH's own replies have a few hundred bytes.
+MAX_HEADER_BYTES = 64 * 1024
+
+#: The most that a frame's body may have. An event of a call with a large SDP has about 12 KiB.
+MAX_BODY_BYTES = 1024 * 1024
+
+#: CUSTOM event with which the dialplan asks for a verdict (dialplans/freeswitch/pbxguard.xml).
+SUBCLASS = "pbxguard::screen"
+
+#: Version of the event and of the verdict variable.
+VERSION = "1"
+
+#: Global variable: the epoch second (FreeSWITCH's clock) until which the dialplan waits for verdicts.
+HEARTBEAT_VARIABLE = "pbxguard_until"
+
+#: The channel variable that the dialplan branches on.
+VERDICT_VARIABLE = "pbxguard_verdict"
+
+_UUID = re.compile(r"[0-9a-fA-F-]{8,64}")
+_LENGTH = re.compile(rb"[0-9]{1,9}")
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame: its own headers, and what it carries.
+
+    Attributes:
+        headers: Of the frame, by lower-case name.
+        body: As it was sent.
+    """
+
+    headers: dict[str, str]
+    body: bytes = b""
+
+    @property
+    def kind(self) -> str:
+        """Its Content-Type."""
+        return self.headers.get("content-type", "")
+
+    def event(self) -> dict[str, str]:
+        """The headers of the event that a ``text/event-plain`` frame carries, by name as FreeSWITCH writes it."""
+        return parse_headers(self.body.partition(b"\n\n")[0], fold=False)
+
+
+@dataclass(slots=True)
+class Reader:
+    """Cuts a byte stream into frames, however it arrives.
+
+    Raises (from ``feed``):
+        PeerProtocolError: A block over the limits or a length that is no number; close the connection.
+    """
+
+    _buffer: bytearray = field(default_factory=bytearray)
+    _headers: dict[str, str] | None = None
+    _wanted: int = 0
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """Take bytes, give the frames that are complete now."""
+        self._buffer += data
+        frames = []
+        while (frame := self._next()) is not None:
+            frames.append(frame)
+        return frames
+
+    @property
+    def pending(self) -> bool:
+        """Whether the stream ended inside a frame, if it ended here."""
+        return bool(self._buffer) or self._headers is not None
+
+    def _next(self) -> Frame | None:
+        if self._headers is None:
+            while self._buffer.startswith(b"\n"):
+                del self._buffer[:1]
+            end = self._buffer.find(b"\n\n", 0, MAX_HEADER_BYTES + 2)
+            if end < 0:
+                if len(self._buffer) > MAX_HEADER_BYTES:
+                    raise PeerProtocolError(f"an event socket header block of more than {MAX_HEADER_BYTES} bytes")
+                return None
+            block = bytes(self._buffer[:end])
+            del self._buffer[: end + 2]
+            self._headers = parse_headers(block)
+            self._wanted = _length(self._headers.get("content-length"))
+        if len(self._buffer) < self._wanted:
+            return None
+        frame = Frame(self._headers, bytes(self._buffer[: self._wanted]))
+        del self._buffer[: self._wanted]
+        self._headers, self._wanted = None, 0
+        return frame
+
+
+def _length(text: str | None) -> int:
+    if text is None:
+        return 0
+    if not _LENGTH.fullmatch(text.encode()) or int(text) > MAX_BODY_BYTES:
+        raise PeerProtocolError(f"an event socket body of {text[:20]!r} bytes")
+    return int(text)
+
+
+def parse_headers(block: bytes, *, fold: bool = True) -> dict[str, str]:
+    """Read a header block: lines first, then each value percent-decoded; the first of a name wins.
+
+    Args:
+        block: Without the empty line.
+        fold: Names in lower case.
+    """
+    found: dict[str, str] = {}
+    for line in block.split(b"\n"):
+        name, colon, value = line.partition(b":")
+        if not colon:
+            continue
+        key = name.strip().decode("utf-8", "replace")
+        text = unquote_to_bytes(value.strip()).decode("utf-8", "replace")
+        found.setdefault(key.lower() if fold else key, text)
+    return found
+
+
+def command(*words: str) -> bytes:
+    """One command of the event socket.
+
+    Raises:
+        ValueError: A word holds a line end, which would start a header of its own.
+    """
+    line = " ".join(words)
+    if any(c in line for c in "\r\n\0"):
+        raise ValueError("a line end in an event socket command")
+    return line.encode() + b"\n\n"
+
+
+def channel_uuid(event: dict[str, str]) -> str:
+    """The channel of an event.
+
+    Raises:
+        PeerProtocolError: There is none, or it is not one.
+    """
+    uuid = event.get("Unique-ID", "")
+    if not _UUID.fullmatch(uuid):
+        raise PeerProtocolError("an event without a channel")
+    return uuid
+
+
+def call_from_esl(event: dict[str, str], trunk: Trunk, at: datetime) -> Call:
+    """The call that a screening event describes; the dialplan names each value, and every value is bounded.
+
+    The ``Pbxguard-*`` headers are set by the dialplan; FreeSWITCH fills them from the SIP message.
+    """
+
+    def text(name: str, limit: int = 200) -> str:
+        return event.get(name, "")[:limit]
+
+    asserted = event.get("variable_sip_P-Asserted-Identity", "")[-200:]
+    diversion = event.get("variable_sip_h_Diversion", "")[-400:]
+    return Call(
+        call_id=text("variable_sip_call_id"),
+        at=at,
+        trunk=trunk,
+        # Not sip_from_user: FreeSWITCH decodes it and cuts it at the first odd character.
+        cli=caller_user(event.get("variable_sip_full_from", "").rpartition(">")[0][-200:] + ">"),
+        callee=text("variable_sip_req_user", 64),
+        display_name=text("variable_sip_from_display", 80),
+        asserted=(uri_user(asserted) or asserted) if asserted else None,
+        privacy=text("variable_sip_Privacy", 40),
+        diverted_by=diverted_by(diversion),
+        access_network=text("variable_sip_h_P-Access-Network-Info", 100),
+        user_agent=text("variable_sip_user_agent", 100),
+        source=f"{text('variable_sip_received_ip', 45)}:{text('variable_sip_received_port', 5)}",
+        has_offer=bool(event.get("variable_switch_r_sdp")),
+    )
+
+
+def verdict_variables(verdict: Verdict, treatment: Treatment) -> dict[str, str]:
+    """The channel variables of a verdict; all values are of our own making, and none holds ``;`` or a line end."""
+    says = [f"{language}/{treatment.prompt}.wav" for language in treatment.languages if treatment.prompt]
+    phrases = {
+        433: "Anonymity Disallowed",
+        480: "Temporarily Unavailable",
+        603: "Decline",
+        607: "Unwanted",
+        608: "Rejected",
+    }
+    values = {
+        "pbxguard_reason": str(verdict.reason),
+        "pbxguard_labels": "+".join(verdict.labels),
+        "pbxguard_display": treatment.display,
+        "pbxguard_status": f"{treatment.status} {phrases.get(treatment.status, 'Declined')}"
+        if treatment.status
+        else "",
+        "pbxguard_mode": treatment.mode,
+        "pbxguard_say1": says[0] if says else "",
+        "pbxguard_say2": says[1] if len(says) > 1 else "",
+        "pbxguard_call_info": treatment.call_info,
+        # Last: the dialplan looks for this one.
+        VERDICT_VARIABLE: f"{VERSION}-{'allow' if treatment.connect else 'block'}",
+    }
+    return {name: "" if any(c in value for c in ";\r\n'\\") else value for name, value in values.items() if value}

@@ -1,0 +1,282 @@
+"""The FreeSWITCH adapter: one event socket connection per FreeSWITCH, on greenswitch, that cannot be frozen.
+
+It reads an event, asks the guard, and sends two commands. It decides nothing. greenswitch 0.0.19 is the transport;
+its reader, its ``send`` and its ``connect`` are replaced, because the stock ones decode a frame before they split
+it, wait for ever on a peer that closes or is silent, and pass line ends on into commands.
+"""
+
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+
+import gevent
+import structlog
+from gevent.event import AsyncResult, Event
+from gevent.pool import Pool
+from gevent.socket import create_connection
+from greenswitch import esl as greenswitch
+
+from pbxguard.config import FreeswitchSettings, Settings
+from pbxguard.errors import CallerGone, PbxguardError, PeerProtocolError, ServiceUnavailable
+from pbxguard.guard import Decided, Guard
+from pbxguard.pbx import esl, health
+from pbxguard.screening.call import Call
+from pbxguard.screening.treatment import FREESWITCH
+
+log = structlog.get_logger()
+
+#: The most calls that are decided at once for one FreeSWITCH; further ones wait in the socket.
+_CALLS_AT_ONCE = 64
+
+#: Seconds from one heartbeat to the next, and for how long one holds.
+_HEARTBEAT_S = 1.0
+_HEARTBEAT_VALID_S = 3
+
+#: Seconds until a reconnect is tried again, doubled up to the last.
+_BACK_OFF = (0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+class Connection(greenswitch.InboundESL):  # type: ignore[misc]
+    """One authenticated event socket.
+
+    Args:
+        settings: Address, password and time limits.
+        on_event: Called with the headers of each event, in the order of arrival; it must not block.
+    """
+
+    def __init__(self, settings: FreeswitchSettings, on_event: Callable[[dict[str, str]], None]) -> None:
+        super().__init__(settings.host, settings.port, settings.password, timeout=settings.timeout_ms / 1000)
+        self._on_event = on_event
+        self._replies: deque[AsyncResult] = deque()
+        self._greeted = AsyncResult()
+        self._reader = esl.Reader()
+        self.ended = Event()
+        self.why = ""
+
+    def connect(self) -> None:
+        """Connect and authenticate; every step has a time limit.
+
+        Raises:
+            ServiceUnavailable: Nobody listens, the password or the access list refuses us, or there is silence.
+        """
+        where = f"FreeSWITCH at {self.host}:{self.port}"
+        try:
+            self.sock = create_connection((self.host, self.port), timeout=self.timeout)
+        except OSError as error:
+            raise ServiceUnavailable(f"{where} does not take a connection: {error.strerror or error}") from error
+        self.sock.settimeout(None)
+        self.connected = True
+        self._receive_events_greenlet = gevent.spawn(self.receive_events)
+        try:
+            self._greeted.get(timeout=self.timeout)
+            reply = self.send("auth", self.password)
+        except (gevent.Timeout, CallerGone) as error:
+            why = self.why or "it is silent"
+            self.close("no login")
+            raise ServiceUnavailable(f"{where}: {why}; look at its event_socket.conf (apply-inbound-acl)") from error
+        if not reply.headers.get("reply-text", "").startswith("+OK"):
+            self.close("wrong password")
+            raise ServiceUnavailable(f"{where} refuses the password; set freeswitch.NAME.password")
+
+    def send(self, *words: str) -> esl.Frame:
+        """Send one command and return its reply.
+
+        Raises:
+            CallerGone: The connection ended first.
+            gevent.Timeout: No reply in time; the connection is closed, since replies would be out of step.
+        """
+        data = esl.command(*words)
+        if not self.connected:
+            raise CallerGone(self.why or "not connected")
+        reply = AsyncResult()
+        self._replies.append(reply)
+        with gevent.Timeout(self.timeout) as limit:
+            try:
+                self.sock.sendall(data)
+                answer: esl.Frame = reply.get()
+            except OSError as error:
+                self.close(f"cannot send: {error.strerror or error}")
+                raise CallerGone(self.why) from error
+            except gevent.Timeout as late:
+                if late is limit:
+                    self.close("no reply in time")
+                raise
+        return answer
+
+    def receive_events(self) -> None:
+        """Read until the peer closes or breaks the protocol, then fail everything that waits."""
+        why = "FreeSWITCH closed the connection"
+        try:
+            while data := self.sock.recv(65536):
+                for frame in self._reader.feed(data):
+                    self._take(frame)
+        except PeerProtocolError as error:
+            why = str(error)
+        except OSError as error:
+            why = f"connection lost: {error.strerror or error}"
+        self.close(why)
+
+    def _take(self, frame: esl.Frame) -> None:
+        kind = frame.kind
+        if kind == "auth/request":
+            self._greeted.set(None)
+        elif kind in ("command/reply", "api/response"):
+            if not self._replies:
+                raise PeerProtocolError("a reply to nothing")
+            self._replies.popleft().set(frame)
+        elif kind == "text/event-plain":
+            self._on_event(frame.event())
+        elif kind == "text/rude-rejection":
+            self.why = "its access list refuses this host"
+            raise PeerProtocolError(self.why)
+        elif kind == "text/disconnect-notice":
+            raise PeerProtocolError(self.why or "FreeSWITCH ended the connection")
+
+    def close(self, why: str) -> None:
+        """End the connection once; everything that waits fails with ``CallerGone``."""
+        if self.ended.is_set():
+            return
+        self.why = self.why or why
+        self.connected = False
+        self.ended.set()
+        gone = CallerGone(self.why)
+        for waiting in (self._greeted, *self._replies):
+            if not waiting.ready():
+                waiting.set_exception(gone)
+        self._replies.clear()
+        self.sock.close()
+
+
+class Freeswitch:
+    """Screens the calls of one FreeSWITCH for as long as it runs, reconnecting when it must.
+
+    Args:
+        name: Of the FreeSWITCH in the settings.
+        guard: Decides.
+        settings: For its address and the trunks.
+        changed: Called when a connection is made or lost.
+    """
+
+    def __init__(self, name: str, guard: Guard, settings: Settings, changed: Callable[[], None]) -> None:
+        self.name = name
+        self._changed = changed
+        self.guard = guard
+        self.settings = settings
+        self.where = settings.freeswitch[name]
+        self.capabilities = replace(FREESWITCH, contact_url=settings.contact_url)
+        self.connected = Event()
+        self._calls = Pool(_CALLS_AT_ONCE)
+        self._connection: Connection | None = None
+        self._stop = Event()
+
+    def run(self) -> None:
+        """Serve until ``stop``; a lost connection is made again with growing pauses."""
+        tries = 0
+        while not self._stop.is_set():
+            try:
+                self._connection = connection = Connection(self.where, self._asked)
+                connection.connect()
+                connection.send("event", "plain", "CUSTOM", esl.SUBCLASS)
+            except (PbxguardError, gevent.Timeout) as error:
+                pause = _BACK_OFF[min(tries, len(_BACK_OFF) - 1)]
+                if tries < len(_BACK_OFF):
+                    log.warning("no event socket", freeswitch=self.name, why=str(error), again_in_s=pause)
+                tries += 1
+                self._stop.wait(pause)
+                continue
+            tries = 0
+            self.connected.set()
+            self._changed()
+            log.info("serving FreeSWITCH", freeswitch=self.name, host=self.where.host, port=self.where.port)
+            self._beat(connection)
+            self.connected.clear()
+            self._changed()
+            if not self._stop.is_set():
+                log.warning("event socket lost", freeswitch=self.name, why=connection.why)
+
+    def _beat(self, connection: Connection) -> None:
+        """Until the connection ends, tell the dialplan that it may wait for us, on FreeSWITCH's own clock."""
+        while not connection.ended.is_set():
+            try:
+                now = connection.send("api", "strepoch").body.decode("ascii", "replace").strip()
+                if now.isdigit():
+                    until = str(int(now) + _HEARTBEAT_VALID_S)
+                    connection.send("api", "global_setvar", f"{esl.HEARTBEAT_VARIABLE}={until}")
+            except (PbxguardError, gevent.Timeout):
+                connection.close("no heartbeat")
+            connection.ended.wait(_HEARTBEAT_S)
+
+    def stop(self) -> None:
+        """Take no new calls, let those under way finish, disconnect."""
+        self._stop.set()
+        self._calls.join(timeout=2)
+        if self._connection is not None:
+            self._connection.close("stopping")
+
+    def _asked(self, event: dict[str, str]) -> None:
+        if event.get("Event-Subclass") == esl.SUBCLASS and not self._stop.is_set():
+            self._calls.spawn(self._screen, event)
+
+    def _screen(self, event: dict[str, str]) -> None:
+        """Answer one call: one decision, its variables, the end of its wait."""
+        connection = self._connection
+        if connection is None:
+            return
+        try:
+            uuid = esl.channel_uuid(event)
+            decided = self._decide(self._call(event))
+            values = esl.verdict_variables(decided.verdict, decided.treatment)
+            packed = ";".join(f"{key}={value}" for key, value in values.items())
+            # One after the other on one connection: the wait ends only when the variables are there.
+            connection.send("api", "uuid_setvar_multi", uuid, packed)
+            connection.send("api", "uuid_break", uuid)
+        except PeerProtocolError as error:
+            log.warning("screening event refused", freeswitch=self.name, why=str(error))
+        except (CallerGone, gevent.Timeout) as error:
+            log.warning("verdict not delivered", freeswitch=self.name, why=str(error))
+        except Exception:
+            log.exception("screening failed", freeswitch=self.name)
+
+    def _call(self, event: dict[str, str]) -> Call:
+        if event.get("Pbxguard-Version") != esl.VERSION:
+            raise PeerProtocolError("the dialplan speaks another version; install the one of this release")
+        name = event.get("variable_pbxguard_trunk", "")
+        trunk = self.settings.trunk(name)
+        if trunk is None:
+            raise PeerProtocolError(f"unknown trunk {name[:32]!r}; add [trunks.{name[:32]!r}] to pbxguard.toml")
+        return esl.call_from_esl(event, trunk, self.guard.clock())
+
+    def _decide(self, call: Call) -> Decided:
+        started = time.perf_counter_ns()
+        pool = gevent.get_hub().threadpool
+        limit = self.settings.guard.deadline_ms / 1000
+        decided: Decided | None = None
+        # SQLite is asked in a native thread: a stalled disk must not stall the loop.
+        with gevent.Timeout(limit, exception=False):
+            decided = pool.apply(self.guard.decide, (call, self.capabilities))
+        if decided is None:
+            decided = self.guard.late(call, self.capabilities, started)
+        self.guard.record(decided)
+        return decided
+
+
+def serve(guard: Guard, settings: Settings, teller: health.Teller) -> None:
+    """Serve every FreeSWITCH of the settings until SIGTERM or SIGINT; calls under way are finished first."""
+    switches: list[Freeswitch] = []
+
+    def changed() -> None:
+        away = [switch.name for switch in switches if not switch.connected.is_set()]
+        teller.say(f"not connected: {', '.join(away)}" if away else "connected to every FreeSWITCH", ready=not away)
+
+    switches += [Freeswitch(name, guard, settings, changed) for name in settings.freeswitch]
+    changed()
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        gevent.signal_handler(number, stop.set)
+    greenlets = [gevent.spawn(switch.run) for switch in switches]
+    stop.wait()
+    for switch in switches:
+        switch.stop()
+    gevent.joinall(greenlets, timeout=3)
