@@ -59,6 +59,7 @@ def serve(app: App, listen: str | None, esl: str | None, only: str | None, *, st
     if only is None and settings.freeswitch:
         sys.exit(supervisor.run(sys.argv[1:], ("asterisk", "freeswitch")))
     guard = Guard(app.store, app.pack, settings)
+    supervisor.end_with_supervisor()
     try:
         with health.told(settings.state_dir, only or "asterisk") as teller:
             if only == "freeswitch":

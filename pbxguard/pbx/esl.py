@@ -34,6 +34,7 @@ HEARTBEAT_VARIABLE = "pbxguard_until"
 VERDICT_VARIABLE = "pbxguard_verdict"
 
 _UUID = re.compile(r"[0-9a-fA-F-]{8,64}")
+_NAME_ADDR = re.compile(r'(?:"(?:[^"\\]|\\.)*"\s*|[^<"]*)<([^>]*)>', re.DOTALL)
 _LENGTH = re.compile(rb"[0-9]{1,9}")
 
 
@@ -155,6 +156,15 @@ def channel_uuid(event: dict[str, str]) -> str:
     return uuid
 
 
+def _from_uri(sender: str) -> str:
+    """The URI of a From value as FreeSWITCH prints it, in brackets: without display name and parameters.
+
+    Both may hold another URI in quotes (RFC 3261 section 25.1), and the telephone shows the number of this one.
+    """
+    found = _NAME_ADDR.match(sender)
+    return f"<{found[1] if found else sender.partition(';')[0]}>"
+
+
 def call_from_esl(event: dict[str, str], trunk: Trunk, at: datetime) -> Call:
     """The call that a screening event describes; the dialplan names each value, and every value is bounded.
 
@@ -171,7 +181,7 @@ def call_from_esl(event: dict[str, str], trunk: Trunk, at: datetime) -> Call:
         at=at,
         trunk=trunk,
         # Not sip_from_user: FreeSWITCH decodes it and cuts it at the first odd character.
-        cli=caller_user(event.get("variable_sip_full_from", "").rpartition(">")[0][-200:] + ">"),
+        cli=caller_user(_from_uri(event.get("variable_sip_full_from", ""))[-200:]),
         callee=text("variable_sip_req_user", 64),
         display_name=text("variable_sip_from_display", 80),
         asserted=(uri_user(asserted) or asserted) if asserted else None,
@@ -185,7 +195,7 @@ def call_from_esl(event: dict[str, str], trunk: Trunk, at: datetime) -> Call:
 
 
 def verdict_variables(verdict: Verdict, treatment: Treatment) -> dict[str, str]:
-    """The channel variables of a verdict; all values are of our own making, and none holds ``;`` or a line end."""
+    """The channel variables of a verdict; all are of our own making; none holds ``;``, a quote or a line end."""
     says = [f"{language}/{treatment.prompt}.wav" for language in treatment.languages if treatment.prompt]
     phrases = {
         433: "Anonymity Disallowed",
@@ -208,4 +218,4 @@ def verdict_variables(verdict: Verdict, treatment: Treatment) -> dict[str, str]:
         # Last: the dialplan looks for this one.
         VERDICT_VARIABLE: f"{VERSION}-{'allow' if treatment.connect else 'block'}",
     }
-    return {name: "" if any(c in value for c in ";\r\n'\\") else value for name, value in values.items() if value}
+    return {name: "" if any(c in value for c in ";\r\n\0'\\") else value for name, value in values.items() if value}

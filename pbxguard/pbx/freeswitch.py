@@ -10,11 +10,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import gevent
 import structlog
 from gevent.event import AsyncResult, Event
-from gevent.pool import Pool
+from gevent.lock import BoundedSemaphore
+from gevent.pool import Group
 from gevent.socket import create_connection
 from greenswitch import esl as greenswitch
 
@@ -27,14 +29,14 @@ from pbxguard.screening.treatment import FREESWITCH
 
 log = structlog.get_logger()
 
-#: The most calls that are decided at once for one FreeSWITCH; further ones wait in the socket.
-_CALLS_AT_ONCE = 64
+#: The most calls of one FreeSWITCH that may be under way; the failure policy of its dialplan has the others.
+_MOST_CALLS = 2000
 
 #: Seconds from one heartbeat to the next, and for how long one holds.
 _HEARTBEAT_S = 1.0
 _HEARTBEAT_VALID_S = 3
 
-#: Seconds until a reconnect is tried again, doubled up to the last.
+#: Seconds until a connection is tried again; the last one repeats.
 _BACK_OFF = (0.2, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -52,6 +54,8 @@ class Connection(greenswitch.InboundESL):  # type: ignore[misc]
         self._replies: deque[AsyncResult] = deque()
         self._greeted = AsyncResult()
         self._reader = esl.Reader()
+        self._writing = BoundedSemaphore()
+        self.sock: Any = None
         self.ended = Event()
         self.why = ""
 
@@ -63,10 +67,15 @@ class Connection(greenswitch.InboundESL):  # type: ignore[misc]
         """
         where = f"FreeSWITCH at {self.host}:{self.port}"
         try:
-            self.sock = create_connection((self.host, self.port), timeout=self.timeout)
-        except OSError as error:
-            raise ServiceUnavailable(f"{where} does not take a connection: {error.strerror or error}") from error
-        self.sock.settimeout(None)
+            sock = create_connection((self.host, self.port), timeout=self.timeout)
+        except (OSError, UnicodeError) as error:  # the latter: a name that can be no host's
+            why = getattr(error, "strerror", None) or error
+            raise ServiceUnavailable(f"{where} does not take a connection: {why}") from error
+        if self.ended.is_set():
+            sock.close()
+            raise ServiceUnavailable(f"{where}: {self.why}")
+        sock.settimeout(None)
+        self.sock = sock
         self.connected = True
         self._receive_events_greenlet = gevent.spawn(self.receive_events)
         try:
@@ -76,6 +85,11 @@ class Connection(greenswitch.InboundESL):  # type: ignore[misc]
             why = self.why or "it is silent"
             self.close("no login")
             raise ServiceUnavailable(f"{where}: {why}; look at its event_socket.conf (apply-inbound-acl)") from error
+        except ValueError as error:
+            self.close("no login")
+            raise ServiceUnavailable(
+                f"{where}: the password holds a line end; set freeswitch.NAME.password"
+            ) from error
         if not reply.headers.get("reply-text", "").startswith("+OK"):
             self.close("wrong password")
             raise ServiceUnavailable(f"{where} refuses the password; set freeswitch.NAME.password")
@@ -88,13 +102,15 @@ class Connection(greenswitch.InboundESL):  # type: ignore[misc]
             gevent.Timeout: No reply in time; the connection is closed, since replies would be out of step.
         """
         data = esl.command(*words)
-        if not self.connected:
-            raise CallerGone(self.why or "not connected")
         reply = AsyncResult()
-        self._replies.append(reply)
         with gevent.Timeout(self.timeout) as limit:
             try:
-                self.sock.sendall(data)
+                # A full socket makes sendall wait: no other command may come between.
+                with self._writing:
+                    if not self.connected:
+                        raise CallerGone(self.why or "not connected")
+                    self._replies.append(reply)
+                    self.sock.sendall(data)
                 answer: esl.Frame = reply.get()
             except OSError as error:
                 self.close(f"cannot send: {error.strerror or error}")
@@ -116,6 +132,10 @@ class Connection(greenswitch.InboundESL):  # type: ignore[misc]
             why = str(error)
         except OSError as error:
             why = f"connection lost: {error.strerror or error}"
+        except Exception as error:
+            # Nobody may wait for a reader that is gone.
+            log.exception("event socket reader failed")
+            why = f"internal error ({type(error).__name__}); see the log"
         self.close(why)
 
     def _take(self, frame: esl.Frame) -> None:
@@ -146,7 +166,8 @@ class Connection(greenswitch.InboundESL):  # type: ignore[misc]
             if not waiting.ready():
                 waiting.set_exception(gone)
         self._replies.clear()
-        self.sock.close()
+        if self.sock is not None:
+            self.sock.close()
 
 
 class Freeswitch:
@@ -167,7 +188,7 @@ class Freeswitch:
         self.where = settings.freeswitch[name]
         self.capabilities = replace(FREESWITCH, contact_url=settings.contact_url)
         self.connected = Event()
-        self._calls = Pool(_CALLS_AT_ONCE)
+        self._calls = Group()
         self._connection: Connection | None = None
         self._stop = Event()
 
@@ -175,38 +196,52 @@ class Freeswitch:
         """Serve until ``stop``; a lost connection is made again with growing pauses."""
         tries = 0
         while not self._stop.is_set():
+            self._connection = connection = Connection(self.where, self._asked)
             try:
-                self._connection = connection = Connection(self.where, self._asked)
-                connection.connect()
-                connection.send("event", "plain", "CUSTOM", esl.SUBCLASS)
+                self._log_in(connection)
             except (PbxguardError, gevent.Timeout) as error:
-                pause = _BACK_OFF[min(tries, len(_BACK_OFF) - 1)]
-                if tries < len(_BACK_OFF):
-                    log.warning("no event socket", freeswitch=self.name, why=str(error), again_in_s=pause)
-                tries += 1
-                self._stop.wait(pause)
-                continue
-            tries = 0
-            self.connected.set()
-            self._changed()
-            log.info("serving FreeSWITCH", freeswitch=self.name, host=self.where.host, port=self.where.port)
-            self._beat(connection)
-            self.connected.clear()
-            self._changed()
-            if not self._stop.is_set():
-                log.warning("event socket lost", freeswitch=self.name, why=connection.why)
+                why = connection.why if isinstance(error, gevent.Timeout) else str(error)
+            else:
+                # One that FreeSWITCH cuts before the first heartbeat counts as failed: no storm of connections.
+                tries = 0 if self._serve(connection) else tries
+                why = connection.why
+            connection.close("not served")
+            pause = _BACK_OFF[min(tries, len(_BACK_OFF) - 1)]
+            if tries < len(_BACK_OFF) and not self._stop.is_set():
+                log.warning("no event socket", freeswitch=self.name, why=why, again_in_s=pause)
+            tries += 1
+            self._stop.wait(pause)
 
-    def _beat(self, connection: Connection) -> None:
+    def _log_in(self, connection: Connection) -> None:
+        connection.connect()
+        reply = connection.send("event", "plain", "CUSTOM", esl.SUBCLASS).headers.get("reply-text", "")
+        if not reply.startswith("+OK"):
+            raise ServiceUnavailable(f"FreeSWITCH refuses the screening events: {reply[:80]!r}")
+
+    def _serve(self, connection: Connection) -> bool:
+        """Until the connection ends; whether a heartbeat came through."""
+        self.connected.set()
+        self._changed()
+        log.info("serving FreeSWITCH", freeswitch=self.name, host=self.where.host, port=self.where.port)
+        alive = self._beat(connection)
+        self.connected.clear()
+        self._changed()
+        return alive
+
+    def _beat(self, connection: Connection) -> bool:
         """Until the connection ends, tell the dialplan that it may wait for us, on FreeSWITCH's own clock."""
+        alive = False
         while not connection.ended.is_set():
             try:
                 now = connection.send("api", "strepoch").body.decode("ascii", "replace").strip()
                 if now.isdigit():
                     until = str(int(now) + _HEARTBEAT_VALID_S)
                     connection.send("api", "global_setvar", f"{esl.HEARTBEAT_VARIABLE}={until}")
+                    alive = True
             except (PbxguardError, gevent.Timeout):
                 connection.close("no heartbeat")
             connection.ended.wait(_HEARTBEAT_S)
+        return alive
 
     def stop(self) -> None:
         """Take no new calls, let those under way finish, disconnect."""
@@ -216,8 +251,13 @@ class Freeswitch:
             self._connection.close("stopping")
 
     def _asked(self, event: dict[str, str]) -> None:
-        if event.get("Event-Subclass") == esl.SUBCLASS and not self._stop.is_set():
+        if event.get("Event-Subclass") != esl.SUBCLASS or self._stop.is_set():
+            return
+        # The reader must not wait here: the calls under way wait for the replies that it reads.
+        if len(self._calls) < _MOST_CALLS:
             self._calls.spawn(self._screen, event)
+        else:
+            log.warning("too many calls at once; the dialplan's failure policy has this one", freeswitch=self.name)
 
     def _screen(self, event: dict[str, str]) -> None:
         """Answer one call: one decision, its variables, the end of its wait."""
@@ -230,7 +270,10 @@ class Freeswitch:
             values = esl.verdict_variables(decided.verdict, decided.treatment)
             packed = ";".join(f"{key}={value}" for key, value in values.items())
             # One after the other on one connection: the wait ends only when the variables are there.
-            connection.send("api", "uuid_setvar_multi", uuid, packed)
+            set_ = connection.send("api", "uuid_setvar_multi", uuid, packed).body
+            if set_.startswith(b"-ERR No such channel"):
+                log.debug("caller gone", freeswitch=self.name)
+                return
             connection.send("api", "uuid_break", uuid)
         except PeerProtocolError as error:
             log.warning("screening event refused", freeswitch=self.name, why=str(error))

@@ -68,5 +68,8 @@ def heard(folder: Path) -> list[Health]:
     found = []
     for path in sorted(folder.glob("serve-*.json")):
         with suppress(OSError, ValueError, TypeError):
-            found.append(Health(**json.loads(path.read_text())))
+            one = Health(**json.loads(path.read_text()))
+            # 0 and less are groups of processes to the system, and always there.
+            if type(one.pid) is int and 0 < one.pid < 2**31:
+                found.append(one)
     return found

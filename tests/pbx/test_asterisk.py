@@ -16,7 +16,7 @@ from pbxguard.config import AsteriskSettings, Settings
 from pbxguard.errors import CallerGone, PeerProtocolError, ServiceUnavailable
 from pbxguard.guard import Guard
 from pbxguard.packs import load
-from pbxguard.pbx import agi, asterisk
+from pbxguard.pbx import agi, asterisk, health
 from pbxguard.screening.call import Subscriber
 from pbxguard.store import Store
 
@@ -445,26 +445,27 @@ async def test_store_that_fails_costs_a_policy_and_no_connection(store: Store, t
         assert got == b'SET VARIABLE PBXGUARD_VERDICT "1|allow||none|||emergency_callee||"\n'
 
 
-async def test_port_in_use_is_named(store: Store) -> None:
+async def test_port_in_use_is_named(store: Store, tmp_path: Path) -> None:
     """An address that is taken is one line that names it and the remedy."""
     async with running(store) as server:
         taken = settings(port=server.address[1])
         guard = Guard(store, load("cn"), taken, recording=False)
         try:
             with pytest.raises(ServiceUnavailable, match=rf"127\.0\.0\.1:{server.address[1]}.*in use.*port"):
-                await asterisk.serve(guard, taken, asyncio.Event())
+                await asterisk.serve(guard, taken, asyncio.Event(), health.Teller(tmp_path / "told", "asterisk"))
         finally:
             guard.close()
 
 
-async def test_calls_under_way_are_finished_at_the_end(store: Store) -> None:
+async def test_calls_under_way_are_finished_at_the_end(store: Store, tmp_path: Path) -> None:
     """serve() takes no new call once it is stopped, and ends after the reply to the last one."""
     async with running(store) as spare:
         port = spare.address[1]
     where = settings(port=port)
     guard = Guard(store, load("cn"), where)
     stop = asyncio.Event()
-    serving = asyncio.create_task(asterisk.serve(guard, where, stop))
+    teller = health.Teller(tmp_path / "told", "asterisk")
+    serving = asyncio.create_task(asterisk.serve(guard, where, stop, teller))
     try:
         async with asyncio.timeout(LIMIT):
             while True:
