@@ -96,7 +96,7 @@ def _mirror(source: Path, target: Path, pattern: str) -> None:
             path.unlink()
 
 
-def _render(folder: Path, kind: str, values: dict[str, str]) -> Path:
+def render(folder: Path, kind: str, values: dict[str, str]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for source in (*(_ETC / "common").iterdir(), *(_ETC / kind).iterdir()):
         text = _Asterisk(source.read_text(encoding="utf-8")).substitute(values)
@@ -113,7 +113,7 @@ def _pbx(folder: Path, passwords: Secrets, settings: Settings, guard: tuple[str,
             # Asterisk replaces only what is local in its SDP, so its own published network counts as local too.
             + "\n".join(f"local_net = {net}" for net in (topology.CARRIER, topology.ACCESS, topology.LISTEN))
         )
-    return _render(
+    return render(
         folder,
         "pbx",
         {
@@ -179,7 +179,7 @@ def _caller(folder: Path, caller: Caller, passwords: Secrets) -> Path:
         "user": caller.name,
         "password": passwords.goip,
     }
-    _render(folder, "carrier", values)
+    render(folder, "carrier", values)
     if caller.registers:
         line = _Asterisk((_ETC / "goip" / "registration.conf").read_text()).substitute(values)
         with (folder / "pjsip.conf").open("a") as file:

@@ -90,6 +90,8 @@ class World:
             containers = self._containers(folders, listen)
             pbx, *others = containers
             started = [pbx.name] if self.engine.start(pbx) else []
+            # A telephone that finds nobody at its first try registers again only after a while.
+            wait_until(self._booted, 20, "the PBX to start")
             # A new PBX knows no telephone, and those that registered at the old one would wait for a minute.
             fresh = bool(started)
             with ThreadPoolExecutor(4) as pool:
@@ -180,6 +182,10 @@ class World:
             )
         )
         return rows
+
+    def _booted(self) -> bool:
+        code, _ = self.engine.run(self.container("pbx"), "asterisk", "-rx", "core waitfullybooted", timeout=10)
+        return code == 0
 
     def registered(self) -> set[str]:
         """SIP users that are registered at the PBX."""

@@ -52,8 +52,7 @@ def test_edges_and_peaks(name, language):
 def test_prompts_are_equally_loud():
     """The loudest and the quietest prompt differ by less than 2 dB."""
     loudness = [
-        20 * np.log10(np.sqrt(np.mean(heard.load_wav(prompts.path(*file)).astype(float) ** 2)))
-        for file in FILES
+        20 * np.log10(np.sqrt(np.mean(heard.load_wav(prompts.path(*file)).astype(float) ** 2))) for file in FILES
     ]
     assert max(loudness) - min(loudness) < 2.0
 

@@ -14,9 +14,7 @@ from pbxguard.screening.numbering import Form, Number, home_key, read_callee, re
 from pbxguard.screening.pack import _WIRE_FORMATS, BAD_LENGTH
 
 CN = load("cn")
-VECTORS = list(
-    csv.DictReader((files("pbxguard.packs") / "cn" / "vectors.csv").read_text("utf-8").splitlines())
-)
+VECTORS = list(csv.DictReader((files("pbxguard.packs") / "cn" / "vectors.csv").read_text("utf-8").splitlines()))
 NO_NUMBER = ("invalid", "missing", "withheld")
 
 # Digits with and without the prefixes that change their meaning, so that many of them are valid numbers.
@@ -239,9 +237,7 @@ def test_home_key(typed, key):
     assert home_key(typed, CN) == key
 
 
-@pytest.mark.parametrize(
-    "typed", ["", "abc", "138-0013-8000", "85261234567", "955881", "+999123456", "x" * 500]
-)
+@pytest.mark.parametrize("typed", ["", "abc", "138-0013-8000", "85261234567", "955881", "+999123456", "x" * 500])
 def test_home_key_refuses_with_a_remedy(typed):
     """A number that no CLI can be is refused in one short line that says how to write one."""
     with pytest.raises(BadNumber, match="write") as refused:

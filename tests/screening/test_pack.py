@@ -278,12 +278,8 @@ def test_bad_row(name, row, why):
 
 def test_missing_and_unknown_column():
     """A table without one of its columns, or with an unknown one, is refused on line 1."""
-    assert refused("areas.csv", "province", "prov").startswith(
-        "areas.csv line 1: column 'province' is missing"
-    )
-    assert refused("areas.csv", "city,", "city,town,").startswith(
-        "areas.csv line 1: column 'town' is unknown"
-    )
+    assert refused("areas.csv", "province", "prov").startswith("areas.csv line 1: column 'province' is missing")
+    assert refused("areas.csv", "city,", "city,town,").startswith("areas.csv line 1: column 'town' is unknown")
 
 
 @pytest.mark.parametrize(
@@ -331,9 +327,7 @@ def test_load_names_pack_and_line(tmp_path):
     """An error in a site's own pack names the folder, the file and the line."""
     for name, text in TEXTS.items():
         (tmp_path / name).write_text(text, "utf-8")
-    (tmp_path / "areas.csv").write_text(
-        TEXTS["areas.csv"] + "571,zhejiang,x,8,x,verified,2026-11-21\n", "utf-8"
-    )
+    (tmp_path / "areas.csv").write_text(TEXTS["areas.csv"] + "571,zhejiang,x,8,x,verified,2026-11-21\n", "utf-8")
     with pytest.raises(BadPack, match=rf"^country pack {tmp_path}: areas\.csv line 323: area_code: 571"):
         load(str(tmp_path))
     (tmp_path / "areas.csv").write_bytes(b"\xff")

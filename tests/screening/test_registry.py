@@ -36,9 +36,7 @@ def event(verb: Verb, day: int, until: int | None = None, **fields: str) -> Cons
     )
 
 
-def ask(
-    *consents: Consent, day: float, caller: str | None = CALLER, channel: str = "voice"
-) -> Consent | None:
+def ask(*consents: Consent, day: float, caller: str | None = CALLER, channel: str = "voice") -> Consent | None:
     return opened(consents, ME, CallClass.HMT, channel, caller, T0 + timedelta(days=day))
 
 

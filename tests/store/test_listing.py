@@ -276,9 +276,7 @@ def test_bare_file_of_numbers(tmp_path: Path, store: Store) -> None:
         ("1,,,,\udce9,,,", "", "not UTF-8"),
     ],
 )
-def test_bad_row_is_named_and_nothing_is_kept(
-    tmp_path: Path, store: Store, row: str, column: str, what: str
-) -> None:
+def test_bad_row_is_named_and_nothing_is_kept(tmp_path: Path, store: Store, row: str, column: str, what: str) -> None:
     """A bad row gives file, line, column and what is wrong; the good rows are not imported either."""
     store.import_entries(OLD)
     path = tmp_path / "list.csv"
@@ -308,9 +306,7 @@ def test_first_twenty_errors_of_many_are_listed(tmp_path: Path) -> None:
     assert message.endswith("and 980 more")
 
 
-@pytest.mark.parametrize(
-    "text", ["", "number\n1\n", "pattern,colour\n1,red\n", "pattern,pattern\n1,1\n", '"\n']
-)
+@pytest.mark.parametrize("text", ["", "number\n1\n", "pattern,colour\n1,red\n", "pattern,pattern\n1,1\n", '"\n'])
 def test_wrong_header_is_named(tmp_path: Path, text: str) -> None:
     """A file without a usable header is refused at line 1."""
     path = tmp_path / "list.csv"
