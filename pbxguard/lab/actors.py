@@ -36,8 +36,12 @@ class Secrets:
 
     @classmethod
     def load(cls, path: Path) -> "Secrets":
-        """Read the passwords of *path*, made on first use; readable by the owner only."""
-        known: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
+        """Read the passwords of *path*, made on first use; readable by the owner only.
+
+        Raises:
+            BadConfig: The file is damaged.
+        """
+        known = cls._read(path) if path.is_file() else {}
         wanted = ["ami", "goip", *(phone.number for phone in PHONES)]
         missing = [name for name in wanted if name not in known]
         if missing:
@@ -48,6 +52,19 @@ class Secrets:
             new.write_text(json.dumps(known, indent=1))
             new.replace(path)
         return cls(known["ami"], known["goip"], {p.number: known[p.number] for p in PHONES})
+
+    @staticmethod
+    def _read(path: Path) -> dict[str, str]:
+        try:
+            known = json.loads(path.read_bytes())
+        except (ValueError, RecursionError):
+            known = None
+        # They go into configuration files, where a line end would begin a setting.
+        if not isinstance(known, dict) or not all(
+            isinstance(word, str) and word.isascii() and word.isalnum() for word in known.values()
+        ):
+            raise BadConfig(f"{path}: damaged; remove it, and the lab makes new passwords")
+        return known
 
 
 def write(
@@ -159,10 +176,11 @@ def _trunk_context(caller: Caller, settings: Settings) -> str:
     """The three lines of a user's dialplan."""
     trunk = settings.trunk(caller.name)
     fail = trunk.fail if trunk else "open"
-    return (
-        f"[from-{caller.name}]\n"
-        f"exten => _X.,1,Gosub(pbxguard,screen,1({caller.name},{fail}))\n"
-        " same => n,Goto(subscribers,${FILTER(0-9,${EXTEN})},1)\n"
+    return f"[from-{caller.name}]\n" + "".join(
+        f"exten => {pattern},1,Gosub(pbxguard,screen,1({caller.name},{fail}))\n"
+        " same => n,Goto(subscribers,${EXTEN},1)\n"
+        # Digits only: what is screened is what is dialled.
+        for pattern in ("_1XXXXXXXXXX", "_1XX")
     )
 
 
