@@ -11,6 +11,7 @@ import numpy as np
 
 from pbxguard import prompts
 from pbxguard.config import Settings
+from pbxguard.errors import BadConfig
 from pbxguard.lab import heard, topology
 from pbxguard.lab.topology import CALLERS, PHONES, Caller, Phone
 from pbxguard.resources import DIALPLANS

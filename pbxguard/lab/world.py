@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from pbxguard.cli.context import make_folder
 from pbxguard.config import Settings
 from pbxguard.errors import LabUnavailable
 from pbxguard.lab import actors, topology
@@ -45,6 +46,10 @@ class World:
         settings: The site's settings; the lab guards with them.
         config: Path of the settings file, for the handler process.
         say: Gets one line per step of work that takes time.
+
+    Raises:
+        LabUnavailable: No Docker engine answers.
+        BadConfig: The state folder cannot be made, or the lab's passwords in it are damaged.
     """
 
     def __init__(self, settings: Settings, config: Path | None = None, say: Say = lambda _: None) -> None:
@@ -52,10 +57,11 @@ class World:
         self.state = settings.state_dir
         self.root = self.state / "lab"
         self.say = say
-        self.engine = Engine(self.state)
+        make_folder(self.root)
+        self.passwords = actors.Secrets.load(self.root / "secrets.json")
         address = (str(topology.GUARD_ADDRESS), settings.asterisk.port)
         self.handler = Handler(self.root, address, config)
-        self.passwords = actors.Secrets.load(self.root / "secrets.json")
+        self.engine = Engine(self.state)
 
     def __enter__(self) -> Self:
         return self
@@ -100,7 +106,7 @@ class World:
             if started:
                 self.say(f"started {', '.join(started)}")
             self.seed(self.settings.store_url)
-            if self.handler.pid is None or not self.handler.answers():
+            if not self.handler.healthy(self.state):
                 self.handler.start(self.state)
                 self.say(f"started the handler on {self.handler.address[0]}:{self.handler.address[1]}")
             self._wait_ready()
@@ -115,6 +121,25 @@ class World:
                 shutil.rmtree(self.root / name, ignore_errors=True)
             (self.root / "listen").unlink(missing_ok=True)
             return removed + running
+
+    @contextmanager
+    def busy(self, *, alone: bool) -> Iterator[None]:
+        """Use the lab in this block: *alone* as scenarios do, which restart the handler, or beside single calls.
+
+        Raises:
+            LabUnavailable: Another process uses it in a way that does not go together.
+        """
+        descriptor = os.open(self.root / "busy", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise LabUnavailable(
+                    "another `pbxguard lab` command uses this lab at the moment; wait for it, or end it"
+                ) from error
+            yield
+        finally:
+            os.close(descriptor)
 
     def is_up(self) -> bool:
         """Whether the PBX of this lab runs."""
@@ -267,7 +292,6 @@ class World:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """One ``up`` or ``down`` at a time."""
-        self.root.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             try:
