@@ -1,10 +1,10 @@
 """``serve``: the handlers that the PBXs ask."""
 
 import asyncio
-import contextlib
 import re
 import signal
-from collections.abc import AsyncIterator
+import threading
+import time
 
 import click
 import structlog
@@ -51,27 +51,16 @@ async def _serve(guard: Guard) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with _retention(guard):
-        await asterisk.serve(guard, guard.settings, stop)
+    threading.Thread(target=_forget_daily, args=(guard,), name="retention", daemon=True).start()
+    await asterisk.serve(guard, guard.settings, stop)
 
 
-@contextlib.asynccontextmanager
-async def _retention(guard: Guard) -> AsyncIterator[None]:
-    """Remove old decisions now and once a day, beside the calls."""
-
-    async def forget() -> None:
-        while True:
-            try:
-                if rows := await asyncio.to_thread(guard.forget_old):
-                    log.info("old decisions removed", rows=rows)
-            except PbxguardError as error:
-                log.warning("old decisions not removed", why=str(error))
-            await asyncio.sleep(_A_DAY)
-
-    task = asyncio.create_task(forget())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+def _forget_daily(guard: Guard) -> None:
+    """Remove old decisions now and once a day; in a thread that a hanging database does not let outlive us."""
+    while True:
+        try:
+            if rows := guard.forget_old():
+                log.info("old decisions removed", rows=rows)
+        except PbxguardError as error:
+            log.warning("old decisions not removed", why=str(error))
+        time.sleep(_A_DAY)
