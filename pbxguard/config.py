@@ -147,11 +147,30 @@ def _read(path: Path) -> Settings:
     except UnicodeDecodeError as error:
         raise BadConfig(f"{path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from error
     try:
-        return Settings.model_validate(tomllib.loads(text))
+        settings = Settings.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise BadConfig(f"{path}: not valid TOML: {error}") from error
+    except RecursionError as error:
+        raise BadConfig(
+            f"{path}: not valid TOML: nested too deep; no setting needs more than three levels"
+        ) from error
     except ValidationError as error:
         raise BadConfig(_explain(path, text, error)) from error
+    _check_times(path, text, settings)
+    return settings
+
+
+def _check_times(path: Path, text: str, settings: Settings) -> None:
+    """Refuse a connection limit that ends a call before its deadline, and with it the failure policy's answer."""
+    limit, deadline = settings.asterisk.request_timeout_ms, settings.guard.deadline_ms
+    if limit >= deadline:
+        return
+    given = "request_timeout_ms" in settings.asterisk.model_fields_set
+    line = _line_of(text, ["asterisk", "request_timeout_ms"] if given else ["guard", "deadline_ms"])
+    raise BadConfig(
+        f"{path}:{line}: asterisk.request_timeout_ms: {limit} ms is below guard.deadline_ms ({deadline} ms), so a "
+        "late call would get no answer; raise the one or lower the other"
+    )
 
 
 def _explain(path: Path, text: str, error: ValidationError) -> str:

@@ -37,12 +37,6 @@ class StoreUnavailable(PbxguardError):
     exit_code = 3
 
 
-class DeadlineExceeded(PbxguardError):
-    """A decision took longer than the site allows; the failure policy answers."""
-
-    exit_code = 3
-
-
 class ServiceUnavailable(PbxguardError):
     """The handler cannot run here: its address is taken or not of this machine."""
 

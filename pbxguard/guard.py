@@ -9,11 +9,11 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from time import perf_counter_ns
+from time import monotonic, perf_counter_ns
 
 import structlog
 from limits import RateLimitItemPerMinute
@@ -72,13 +72,13 @@ class Guard:
         self._store = store
         self._deadline = settings.guard.deadline_ms / 1000
         # SQLite is asked in threads: a stalled disk must not stall the calls that need no disk.
-        self._workers = ThreadPoolExecutor(settings.guard.workers, thread_name_prefix="decide")
+        self._workers = _Workers(settings.guard.workers)
         self._prompts = FixedWindowRateLimiter(MemoryStorage())
         self._diary = _Diary(store) if recording else None
 
     def close(self) -> None:
         """Write what is still to be written and end the workers."""
-        self._workers.shutdown(wait=False, cancel_futures=True)
+        self._workers.close()
         if self._diary is not None:
             self._diary.close()
 
@@ -107,23 +107,29 @@ class Guard:
     async def decide_soon(self, call: Call, capabilities: Capabilities) -> Decided:
         """Decide within the deadline, or answer ``Failed`` when it passes; records the decision."""
         started = perf_counter_ns()
-        loop = asyncio.get_running_loop()
         try:
-            pending = loop.run_in_executor(self._workers, self.decide, call, capabilities)
+            pending = asyncio.wrap_future(self._workers.submit(lambda: self.decide(call, capabilities)))
+        except queue.Full:
+            why = f"{self._workers.most_waiting} calls wait for the database already"
+            decided = self._failed(call, capabilities, started, why)
+        except RuntimeError as error:
+            # The workers are gone: the guard is shutting down while a call comes in.
+            decided = self._failed(call, capabilities, started, f"the guard is closing: {error}")
+        else:
             try:
                 decided = await asyncio.wait_for(asyncio.shield(pending), self._deadline)
             except TimeoutError:
                 pending.cancel()
                 decided = self.late(call, capabilities, started)
-        except RuntimeError as error:
-            # The workers are gone: the guard is shutting down while a call comes in.
-            decided = self._late(call, capabilities, started, f"the guard is closing: {error}")
         self.record(decided)
         return decided
 
     def late(self, call: Call, capabilities: Capabilities, started: int) -> Decided:
-        """The answer when the deadline has passed; ``started`` is ``perf_counter_ns`` at the call's arrival."""
-        return self._late(call, capabilities, started, f"no decision within {self.settings.guard.deadline_ms} ms")
+        """The answer to a call that came at ``started`` (``perf_counter_ns``) and whose deadline has passed.
+
+        It is not recorded: that is the caller's to do.
+        """
+        return self._failed(call, capabilities, started, f"no decision within {self.settings.guard.deadline_ms} ms")
 
     def record(self, decided: Decided) -> None:
         """Note the decision: one canonical log line now, the database row soon after."""
@@ -169,7 +175,7 @@ class Guard:
             failed, basis=replace(failed.basis, cli=heard.cli, callee=heard.callee, pack=self.pack.name)
         )
 
-    def _late(self, call: Call, capabilities: Capabilities, started: int, why: str) -> Decided:
+    def _failed(self, call: Call, capabilities: Capabilities, started: int, why: str) -> Decided:
         verdict = self._without_store(call, why)
         return self._decided(call, verdict, capabilities, started, self.pack.home_language, "")
 
@@ -189,6 +195,7 @@ class Guard:
             pack=self.pack,
             language=language,
             has_offer=call.has_offer,
+            display_name=call.display_name,
         )
         if treatment.prompt and not self._may_prompt(call.trunk):
             treatment = treatment_for(
@@ -197,6 +204,7 @@ class Guard:
                 capabilities=capabilities,
                 pack=self.pack,
                 language=language,
+                display_name=call.display_name,
                 may_prompt=False,
             )
         elapsed = (perf_counter_ns() - started) // 1000
@@ -248,6 +256,71 @@ def decision_row(decided: Decided) -> DecisionRow:
     )
 
 
+#: The most calls that wait for one worker. At a millisecond a decision that is a fifth of the usual deadline.
+_WAITING_A_WORKER = 64
+
+_Work = tuple["Future[Decided]", Callable[[], Decided]]
+
+
+class _Workers:
+    """Threads that decide, behind a queue with an end.
+
+    ``ThreadPoolExecutor`` has neither of the two things that a stalled disk asks for: its queue grows without
+    bound, cancelled work included, and the interpreter waits for its threads when it ends.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.most_waiting = _WAITING_A_WORKER * number
+        self._number = number
+        self._waiting: queue.Queue[_Work | None] = queue.Queue(self.most_waiting)
+        self._closed = False
+        for n in range(number):
+            threading.Thread(target=self._work, name=f"decide_{n}", daemon=True).start()
+
+    def submit(self, decide: Callable[[], Decided]) -> "Future[Decided]":
+        """Have it done by the next worker that is free.
+
+        Raises:
+            queue.Full: Too much is waiting; work that was cancelled counts until a worker has dropped it.
+            RuntimeError: Closed.
+        """
+        if self._closed:
+            raise RuntimeError("no new work")
+        future: Future[Decided] = Future()
+        self._waiting.put_nowait((future, decide))
+        return future
+
+    def close(self) -> None:
+        """Drop what waits and let the threads end; one that is stuck is left behind."""
+        self._closed = True
+        with suppress(queue.Empty):
+            while True:
+                work = self._waiting.get_nowait()
+                if work is not None:
+                    work[0].cancel()
+        with suppress(queue.Full):
+            for _ in range(self._number):
+                self._waiting.put_nowait(None)
+
+    def _work(self) -> None:
+        while (work := self._waiting.get()) is not None:
+            future, decide = work
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(decide())
+                except BaseException as error:  # noqa: BLE001 - the caller's to handle, this thread goes on
+                    future.set_exception(error)
+            # An idle thread must not hold on to the last call.
+            del work, future, decide
+
+
+#: How long the end of the program waits for the last decisions to be written, seconds.
+_CLOSING_S = 5.0
+
+#: How long the first decision of a batch waits for others, seconds; *explain* is late by no more.
+_GATHER_S = 0.25
+
+
 @dataclass
 class _Diary:
     """Writes decisions behind the calls, in batches: a locked database costs a late record, never a call."""
@@ -270,15 +343,23 @@ class _Diary:
                 log.warning("decisions not recorded: the database does not keep up", lost=self._lost)
 
     def close(self) -> None:
+        """Write what is left; a database that does not answer costs these records, and does not hold up the end."""
         self._closing.set()
-        self._rows.put(None)
-        self._thread.join(timeout=5)
+        until = monotonic() + _CLOSING_S
+        with suppress(queue.Full):
+            self._rows.put(None, timeout=_CLOSING_S)
+        self._thread.join(timeout=max(0.0, until - monotonic()))
+        if self._thread.is_alive():
+            with suppress(OSError):
+                log.error("decisions lost: the database does not answer", rows=self._rows.qsize())
 
     def _write(self) -> None:
         ending = False
         while not ending:
             batch = [self._rows.get()]
-            while len(batch) < 500:
+            # A transaction costs as much as a hundred rows, so the rows of a moment go together.
+            self._closing.wait(_GATHER_S)
+            while len(batch) < 1000:
                 try:
                     batch.append(self._rows.get_nowait())
                 except queue.Empty:

@@ -125,6 +125,35 @@ def test_broken_toml(tmp_path: Path, text: str) -> None:
     assert "(at " in message
 
 
+@pytest.mark.parametrize("text", ["a = " + "[" * 20_000, "a = " + "{a = " * 20_000])
+def test_nested_without_end(tmp_path: Path, text: str) -> None:
+    """Thousands of nested brackets are one clear line, not the end of the parser's stack."""
+    assert refused(written(tmp_path, text)).startswith(": not valid TOML: nested too deep")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "limit", "deadline"),
+    [
+        ("[guard]\ndeadline_ms = 2001\n", 2, 2000, 2001),
+        ("[asterisk]\n\nrequest_timeout_ms = 299\n", 3, 299, 300),
+        ("[asterisk]\nrequest_timeout_ms = 499\n[guard]\ndeadline_ms = 500\n", 2, 499, 500),
+    ],
+)
+def test_connection_that_ends_before_the_deadline(
+    tmp_path: Path, text: str, line: int, limit: int, deadline: int
+) -> None:
+    """A request_timeout_ms below the deadline would cut late calls off without a verdict: it is refused by name."""
+    assert refused(written(tmp_path, text)).startswith(
+        f":{line}: asterisk.request_timeout_ms: {limit} ms is below guard.deadline_ms ({deadline} ms)"
+    )
+
+
+def test_connection_that_lasts_as_long_as_the_deadline(tmp_path: Path) -> None:
+    """Equal times are accepted."""
+    text = "[asterisk]\nrequest_timeout_ms = 500\n[guard]\ndeadline_ms = 500\n"
+    assert config.load(written(tmp_path, text)).asterisk.request_timeout_ms == 500
+
+
 def test_not_utf8(tmp_path: Path) -> None:
     """A file in GBK is refused with the remedy."""
     assert refused(written(tmp_path, "# 设置".encode("gbk"))) == ": not UTF-8 text at byte 2; save it as UTF-8"

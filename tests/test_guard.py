@@ -2,12 +2,15 @@
 
 import asyncio
 import sqlite3
+import subprocess
+import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from time import monotonic
+from time import monotonic, perf_counter_ns
 
 import pytest
 import structlog
@@ -171,6 +174,77 @@ async def test_workers_come_back(blocked: Blocked) -> None:
     guard.close()
 
 
+async def test_work_does_not_pile_up(blocked: Blocked) -> None:
+    """While the store hangs, no more than 64 calls a worker wait; the others fail at once, and are not kept.
+
+    Calls that were given up count as long as the queue holds them. Once the store is back the next call is decided.
+    """
+    guard = Guard(blocked, CN, settings(deadline_ms=400, workers=1), recording=False)
+    done = await asyncio.gather(*(guard.decide_soon(call(), ASTERISK) for _ in range(200)))
+    whys = Counter(each.verdict.why for each in done if isinstance(each.verdict, Failed))
+    full = "64 calls wait for the database already"
+    # One is in the hands of the worker, which may have taken it before or after the queue was full.
+    assert whys[full] in (200 - 64, 200 - 65)
+    assert whys["no decision within 400 ms"] == 200 - whys[full]
+    assert max(each.elapsed_us for each in done if each.verdict.why == full) < 400_000
+    while (again := await guard.decide_soon(call(), ASTERISK)).verdict.why != full:
+        assert whys.total() < 210
+        whys[again.verdict.why] += 1
+    assert (again.treatment.connect, again.verdict.basis.cli.key) == (True, "+85261234567")
+    emergency = await guard.decide_soon(call(callee="110", fail="closed"), ASTERISK)
+    assert emergency.verdict.reason == Reason.EMERGENCY_CALLEE
+    blocked.released.set()
+    began = monotonic()
+    while isinstance(again.verdict, Failed):
+        assert monotonic() - began < LIMIT
+        again = await guard.decide_soon(call(), ASTERISK)
+    assert again.verdict.reason == Reason.INTL_DEFAULT_OFF
+    guard.close()
+
+
+def test_late_answer_is_that_of_the_deadline(store: Store) -> None:
+    """late() fails a call as its passed deadline does, and applies the rules that need no store."""
+    guard = Guard(store, CN, settings(deadline_ms=70))
+    started = perf_counter_ns() - 80_000_000
+    late = guard.late(call(fail="closed"), ASTERISK, started)
+    assert isinstance(late.verdict, Failed)
+    assert (late.verdict.why, late.treatment.status) == ("no decision within 70 ms", 480)
+    assert late.elapsed_us >= 80_000
+    assert guard.late(call("abc"), ASTERISK, started).verdict.reason == Reason.CLI_INVALID
+    guard.close()
+    assert store.count_decisions() == 0
+
+
+_STUCK = """
+import asyncio, sys, threading
+from datetime import UTC, datetime
+from pbxguard.config import GuardSettings, Settings
+from pbxguard.guard import Guard
+from pbxguard.packs import load
+from pbxguard.screening.call import Call, Trunk
+from pbxguard.screening.treatment import ASTERISK
+from pbxguard.store import Store
+
+class Stuck(Store):
+    def facts(self, cli_key, callees):
+        threading.Event().wait()
+
+store = Stuck.open(sys.argv[1])
+guard = Guard(store, load("cn"), Settings(guard=GuardSettings(deadline_ms=50, workers=1)), recording=False)
+call = Call("c", datetime.now(UTC), Trunk("t", "national"), "13800138000", "13957100001")
+print(asyncio.run(guard.decide_soon(call, ASTERISK)).verdict.why)
+guard.close()
+store.close()
+"""
+
+
+def test_program_ends_while_a_worker_is_stuck(tmp_path: Path) -> None:
+    """A thread that waits for a stalled disk for ever does not keep the process alive."""
+    command = [sys.executable, "-c", _STUCK, tmp_path / "guard.db"]
+    ended = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
+    assert "no decision within 50 ms" in ended.stdout
+
+
 @pytest.mark.parametrize(
     ("trouble", "why"),
     [
@@ -317,6 +391,38 @@ def test_closing_writes_what_is_still_to_be_written(store: Store) -> None:
         guard.record(decided_call(guard, f"c{n}"))
     guard.close()
     assert store.count_decisions() == 1200
+
+
+def test_closing_does_not_wait_for_a_database_that_hangs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the queue of decisions full and the database stuck, close() gives up in time and says what is lost."""
+
+    class Stuck(Store):
+        released = threading.Event()
+        asked = threading.Event()
+
+        def record(self, rows) -> None:
+            self.asked.set()
+            self.released.wait(LIMIT * 4)
+
+    monkeypatch.setattr("pbxguard.guard._CLOSING_S", 0.3)
+    with Stuck(store.path) as stuck, capture_logs() as logs:
+        guard = Guard(stuck, CN, settings())
+        row = decision_row(decided_call(guard, "c"))
+        diary = guard._diary
+        assert diary is not None
+        diary.add(row)
+        assert stuck.asked.wait(LIMIT)
+        while diary._lost == 0:
+            diary.add(row)
+        ending = threading.Thread(target=guard.close, daemon=True)
+        ending.start()
+        ending.join(LIMIT)
+        assert not ending.is_alive()
+        assert ("decisions lost: the database does not answer", 20_000) in [
+            (line["event"], line.get("rows")) for line in logs
+        ]
+        stuck.released.set()
+        diary._thread.join(LIMIT)
 
 
 def test_old_decisions_are_forgotten(store: Store) -> None:

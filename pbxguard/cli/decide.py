@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 import click
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 from pbxguard.cli.context import App, complain, err, out, pass_app, printable, reported, show_json, show_table
 from pbxguard.errors import BadInput, PbxguardError, StoreUnavailable
@@ -33,7 +33,8 @@ _ADDED = ("class", "verdict", "reason", "labels")
     "--batch",
     type=click.Path(path_type=Path),
     metavar="FILE.csv",
-    help="Decide every row (columns cli,callee,trunk,channel,at); CSV on standard output. - is standard input.",
+    help="Decide every row (columns cli,callee,trunk,channel,at); CSV on standard output. A file is checked as a "
+    "whole before the first answer; standard input (-) is answered row by row, up to the first bad one.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The decision as JSON.")
 @pass_app
@@ -173,24 +174,26 @@ def _show(app: App, row: DecisionRow, *, as_json: bool) -> None:
 
 
 def _check_batch(app: App, guard: Guard, path: Path, defaults: dict[str, str]) -> None:
-    """Decide a CSV file row by row in bounded memory; a bad row ends it, named by line.
+    """Decide a CSV file row by row in bounded memory; a bad row is named by line.
 
-    ``defaults`` are for columns that the file does not have, or leaves empty in a row.
+    A file is read twice, so that a bad row leaves no half of an answer; a stream can be read only once, and its
+    bad row ends it. ``defaults`` are for columns that the file does not have, or leaves empty in a row.
     """
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    with _opened(path) as file:
+    required = ("cli", "callee") if defaults["trunk"] else ("cli", "callee", "trunk")
+    with _opened(path) as file, Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
+        if _size(path) is not None:
+            reader = csv.DictReader(file)
+            _columns(reader, path, required)
+            for row in _rows(reader, file, path, progress.add_task("checking", total=_size(path)), progress):
+                _row_call(app, path, reader.line_num, row, defaults)
+            file.seek(0)
         reader = csv.DictReader(file)
-        columns = _columns(
-            reader, path, required=("cli", "callee") if defaults["trunk"] else ("cli", "callee", "trunk")
-        )
+        columns = _columns(reader, path, required)
         writer.writerow([*columns, *_ADDED])
-        with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
-            task = progress.add_task("deciding", total=_size(path))
-            for count, row in enumerate(_rows(reader, path), start=1):
-                decided = _decide_row(app, guard, path, reader.line_num, row, defaults)
-                writer.writerow([*(row[name] for name in columns), *_result(decided)])
-                if count % 1000 == 0:
-                    progress.update(task, completed=file.buffer.tell() if file.seekable() else count)
+        for row in _rows(reader, file, path, progress.add_task("deciding", total=_size(path)), progress):
+            decided = _decided(guard, _row_call(app, path, reader.line_num, row, defaults))
+            writer.writerow([*(row[name] for name in columns), *_result(decided)])
 
 
 def _columns(reader: "csv.DictReader[str]", path: Path, required: tuple[str, ...]) -> list[str]:
@@ -206,16 +209,13 @@ def _columns(reader: "csv.DictReader[str]", path: Path, required: tuple[str, ...
     return columns
 
 
-def _decide_row(
-    app: App, guard: Guard, path: Path, line: int, row: dict[str, str], defaults: dict[str, str]
-) -> Decided:
+def _row_call(app: App, path: Path, line: int, row: dict[str, str], defaults: dict[str, str]) -> Call:
     row = defaults | {name: value for name, value in row.items() if value}
     try:
-        call = _call(app, {"cli": "", "callee": "", **row})
+        return _call(app, {"cli": "", "callee": "", **row})
     except (PbxguardError, click.BadParameter, ValueError) as error:
         message = error.message if isinstance(error, click.BadParameter) else str(error)
         raise BadInput(f"{path}:{line}: {message}") from error
-    return _decided(guard, call)
 
 
 def _result(decided: Decided) -> tuple[str, str, str, str]:
@@ -233,14 +233,19 @@ def _opened(path: Path) -> TextIO:
 
 
 def _size(path: Path) -> int | None:
-    return None if str(path) == "-" else path.stat().st_size
+    """Bytes of a file; None for a stream (standard input, a pipe)."""
+    return path.stat().st_size if str(path) != "-" and path.is_file() else None
 
 
-def _rows(reader: "csv.DictReader[str]", path: Path) -> Iterator[dict[str, str]]:
+def _rows(
+    reader: "csv.DictReader[str]", file: TextIO, path: Path, task: TaskID, progress: Progress
+) -> Iterator[dict[str, str]]:
     try:
-        for row in reader:
+        for count, row in enumerate(reader, start=1):
             if None in row or None in row.values():
                 raise BadInput(f"{path}:{reader.line_num}: the row has another number of fields than the first line")
             yield row
+            if count % 1000 == 0:
+                progress.update(task, completed=file.buffer.tell() if file.seekable() else count)
     except csv.Error as error:
         raise BadInput(f"{path}:{reader.reader.line_num}: {error}") from error

@@ -11,6 +11,7 @@ import numpy as np
 
 from pbxguard import prompts
 from pbxguard.config import Settings
+from pbxguard.errors import BadConfig
 from pbxguard.lab import heard, topology
 from pbxguard.lab.topology import CALLERS, PHONES, Caller, Phone
 from pbxguard.resources import DIALPLANS
@@ -36,8 +37,12 @@ class Secrets:
 
     @classmethod
     def load(cls, path: Path) -> "Secrets":
-        """Read the passwords of *path*, made on first use; readable by the owner only."""
-        known: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
+        """Read the passwords of *path*, made on first use; readable by the owner only.
+
+        Raises:
+            BadConfig: The file is damaged.
+        """
+        known = cls._read(path) if path.is_file() else {}
         wanted = ["ami", "goip", *(phone.number for phone in PHONES)]
         missing = [name for name in wanted if name not in known]
         if missing:
@@ -48,6 +53,19 @@ class Secrets:
             new.write_text(json.dumps(known, indent=1))
             new.replace(path)
         return cls(known["ami"], known["goip"], {p.number: known[p.number] for p in PHONES})
+
+    @staticmethod
+    def _read(path: Path) -> dict[str, str]:
+        try:
+            known = json.loads(path.read_bytes())
+        except (ValueError, RecursionError):
+            known = None
+        # They go into configuration files, where a line end would begin a setting.
+        if not isinstance(known, dict) or not all(
+            isinstance(word, str) and word.isascii() and word.isalnum() for word in known.values()
+        ):
+            raise BadConfig(f"{path}: damaged; remove it, and the lab makes new passwords")
+        return known
 
 
 def write(
@@ -106,7 +124,7 @@ def _mirror(source: Path, target: Path, pattern: str) -> None:
             path.unlink()
 
 
-def _render(folder: Path, kind: str, values: dict[str, str]) -> Path:
+def render(folder: Path, kind: str, values: dict[str, str]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for source in (*(_ETC / "common").iterdir(), *(_ETC / kind).iterdir()):
         text = _Asterisk(source.read_text(encoding="utf-8")).substitute(values)
@@ -123,7 +141,7 @@ def _pbx(folder: Path, passwords: Secrets, settings: Settings, guard: tuple[str,
             # Asterisk replaces only what is local in its SDP, so its own published network counts as local too.
             + "\n".join(f"local_net = {net}" for net in (topology.CARRIER, topology.ACCESS, topology.LISTEN))
         )
-    return _render(
+    return render(
         folder,
         "pbx",
         {
@@ -230,10 +248,11 @@ def _trunk_context(caller: Caller, settings: Settings) -> str:
     """The three lines of a user's dialplan."""
     trunk = settings.trunk(caller.name)
     fail = trunk.fail if trunk else "open"
-    return (
-        f"[from-{caller.name}]\n"
-        f"exten => _X.,1,Gosub(pbxguard,screen,1({caller.name},{fail}))\n"
-        " same => n,Goto(subscribers,${FILTER(0-9,${EXTEN})},1)\n"
+    return f"[from-{caller.name}]\n" + "".join(
+        f"exten => {pattern},1,Gosub(pbxguard,screen,1({caller.name},{fail}))\n"
+        " same => n,Goto(subscribers,${EXTEN},1)\n"
+        # Digits only: what is screened is what is dialled.
+        for pattern in ("_1XXXXXXXXXX", "_1XX")
     )
 
 
@@ -250,7 +269,7 @@ def _caller(folder: Path, caller: Caller, passwords: Secrets) -> Path:
         "user": caller.name,
         "password": passwords.goip,
     }
-    _render(folder, "carrier", values)
+    render(folder, "carrier", values)
     if caller.registers:
         line = _Asterisk((_ETC / "goip" / "registration.conf").read_text()).substitute(values)
         with (folder / "pjsip.conf").open("a") as file:

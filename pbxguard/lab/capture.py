@@ -12,6 +12,8 @@ from pbxguard.lab.waiting import wait_for
 
 #: No capture of one call grows past this (bytes 1 to n of each packet are enough for SIP and RTP).
 _SNAP_LENGTH = 4096
+#: Seconds that tcpdump has to start.
+START_LIMIT = 10.0
 
 
 @asynccontextmanager
@@ -35,18 +37,32 @@ async def capturing(engine: Engine, container: str, folder: Path, name: str) -> 
         f"-w /captures/{name}.pcap "
         f"'udp and (port {topology.SIP_PORT} or portrange {first}-{last})' 2>/captures/{name}.log"
     )
-    await asyncio.to_thread(engine.spawn, container, "sh", "-c", command)
-    log = folder / f"{name}.log"
+    log, pid_file = folder / f"{name}.log", folder / f"{name}.pid"
+
+    async def end(how: str) -> None:
+        await asyncio.to_thread(engine.run, container, "sh", "-c", f"kill -{how} $(cat /captures/{name}.pid)")
+
     try:
-        await wait_for(lambda: log.is_file() and "listening on" in log.read_text(errors="replace"), 10, "tcpdump")
-    except LabUnavailable as error:
-        said = log.read_text(errors="replace")[:200] if log.is_file() else "nothing"
-        raise LabUnavailable(f"{error}; it said: {said.strip()}") from error
-    try:
-        yield path
+        try:
+            await asyncio.to_thread(engine.spawn, container, "sh", "-c", command)
+            await wait_for(lambda: "listening on" in _said(log), START_LIMIT, "tcpdump")
+        except BaseException as error:
+            await end("KILL")
+            path.unlink(missing_ok=True)
+            if isinstance(error, LabUnavailable):
+                said = _said(log)[:200].strip() or "nothing"
+                raise LabUnavailable(f"{error}; it said: {said}") from error
+            raise
+        try:
+            yield path
+        finally:
+            await end("INT")
+            # tcpdump's last word is its packet count.
+            await wait_for(lambda: "captured" in _said(log), 10, "tcpdump to end")
     finally:
-        await asyncio.to_thread(engine.run, container, "sh", "-c", f"kill -INT $(cat /captures/{name}.pid)")
-        # tcpdump's last word is its packet count.
-        await wait_for(lambda: "captured" in log.read_text(errors="replace"), 10, "tcpdump to end")
-        for leftover in (log, folder / f"{name}.pid"):
+        for leftover in (log, pid_file):
             leftover.unlink(missing_ok=True)
+
+
+def _said(log: Path) -> str:
+    return log.read_text(errors="replace") if log.is_file() else ""

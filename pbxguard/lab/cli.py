@@ -3,10 +3,15 @@
 import asyncio
 import io
 import ipaddress
+import re
+import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 import click
@@ -18,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from pbxguard.cli.context import App, err, out, pass_app, printable, reported, show_json, show_table
-from pbxguard.errors import BadInput
+from pbxguard.errors import BadInput, LabUnavailable
 from pbxguard.lab import doctor as check_up
 from pbxguard.lab import report, topology
 from pbxguard.lab.callers import Callers
@@ -35,6 +40,9 @@ _evidence = click.option(
 )  # fmt: skip
 
 
+_DEMO = "pbxguard-demo-"
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+
 _pbx = click.option("--pbx", type=click.Choice(["asterisk", "freeswitch"]), help="Which PBX is guarded.")
 
 
@@ -43,8 +51,21 @@ def _world(app: App, pbx: str | None = None) -> World:
 
 
 @click.group()
-def lab() -> None:
+@click.pass_context
+def lab(ctx: click.Context) -> None:
     """A real PBX with carriers, a GOIP-like gateway and telephones, in Docker on this machine."""
+    # Who kills a command or closes its terminal must not be left with its lab.
+    for number in _ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            ctx.call_on_close(partial(signal.signal, number, signal.signal(number, _end)))
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    """End the command as its own ``sys.exit`` would, so that what it started is taken down."""
+    for other in _ENDING:
+        # make and a closing terminal send more than one; they must not break off the taking down.
+        signal.signal(other, lambda *_: None)
+    sys.exit(128 + number)
 
 
 @lab.command()
@@ -59,7 +80,7 @@ def up(app: App, listen: str | None, pbx: str | None) -> None:
             ipaddress.IPv4Address(listen)
         except ValueError as error:
             raise click.BadParameter(f"{listen!r} is no IPv4 address of this host", param_hint="--listen") from error
-    with _world(app, pbx) as world:
+    with _world(app, pbx) as world, world.busy(alone=False):
         world.up(listen)
     out.print("the lab is up; `pbxguard lab status` shows it, `pbxguard lab down` takes it down")
 
@@ -69,7 +90,7 @@ def up(app: App, listen: str | None, pbx: str | None) -> None:
 @reported
 def down(app: App) -> None:
     """Take the lab down: every container, network and process of it."""
-    with _world(app) as world:
+    with _world(app) as world, world.busy(alone=True):
         removed = world.down()
     out.print(f"the lab is down ({removed} things removed)" if removed else "the lab was not up")
 
@@ -95,14 +116,13 @@ def status(app: App, *, as_json: bool) -> None:
 @reported
 def doctor(app: App) -> None:
     """Find out what is wrong: engine, actors, handler, and a call with audio in both directions."""
-    with _world(app) as world:
-        fine = True
-        for finding in check_up.examine(world):
-            mark = "[green]ok[/]  " if finding.ok else "[red]FAIL[/]"
-            out.print(f"{mark} {escape(printable(finding.what))}")
-            if not finding.ok:
-                fine = False
-                out.print(f"     {escape(printable(finding.remedy))}")
+    fine = True
+    for finding in check_up.examine(partial(_world, app)):
+        mark = "[green]ok[/]  " if finding.ok else "[red]FAIL[/]"
+        out.print(f"{mark} {escape(printable(finding.what))}")
+        if not finding.ok:
+            fine = False
+            out.print(f"     {escape(printable(finding.remedy))}")
     sys.exit(0 if fine else 1)
 
 
@@ -160,7 +180,7 @@ def call(app: App, cli: str, callee: str, trunk: str, evidence: Path, *, as_json
     """Place one call and show what the caller saw and heard."""
     if not cli.isprintable() or len(cli) > 100 or not callee.isalnum() or not callee.isascii() or len(callee) > 40:
         raise BadInput("--from is at most 100 printable characters, --to a number or a name such as zhang")
-    with _world(app) as world:
+    with _world(app) as world, world.busy(alone=False):
         world.require_up()
         folder = evidence / run_name() / "call"
         step = CallStep(cli=cli, callee=callee, trunk=trunk)
@@ -200,10 +220,10 @@ def run(app: App, names: tuple[str, ...], pbx: str, jobs: int, scenarios: Path, 
     chosen = load(scenarios, names)
     results = []
     for kind in ("asterisk", "freeswitch") if pbx == "both" else (pbx,):
-        with _world(app, kind) as world:
+        with _world(app, kind) as world, world.busy(alone=True):
             was_up = world.is_up()
-            world.up()
             try:
+                world.up()
                 results.append(_run(world, chosen, evidence, jobs))
             finally:
                 if not was_up:
@@ -224,9 +244,15 @@ def demo(app: App, evidence: Path) -> None:
     out.print("pbxguard demo: a real Asterisk, real SIP calls, and what each caller hears.\n")
     chosen = load(SCENARIOS)
     # The demonstration never touches a lab or a state that somebody works with.
-    with tempfile.TemporaryDirectory(prefix="pbxguard-demo-") as state:
+    with tempfile.TemporaryDirectory(prefix=_DEMO) as state:
         settings = app.settings.model_copy(update={"state": Path(state)})
-        with World(settings, app.config_path, say=lambda line: out.print(f"  {line}", markup=False)) as world:
+        say = partial(out.print, markup=False)
+        with (
+            World(settings, app.config_path, say=lambda line: say(f"  {line}")) as world,
+            world.busy(alone=True),
+        ):
+            if (left := _left_by_demo(world)) and _take_down(app, left):
+                out.print("  took down the lab of an earlier demo that was killed")
             try:
                 world.up()
                 result = _run(world, chosen, evidence, 12)
@@ -234,6 +260,25 @@ def demo(app: App, evidence: Path) -> None:
                 world.down()
     out.print("  the lab is down again\n")
     _finish(result, app)
+
+
+def _left_by_demo(world: World) -> Path | None:
+    """State folder of another demo whose lab is up, whether that demo still runs or not."""
+    other = Path(world.engine.other_owner() or "/")
+    temporary = Path(tempfile.gettempdir()).resolve()
+    return other if other.parent == temporary and re.fullmatch(f"{_DEMO}[a-z0-9_]{{8}}", other.name) else None
+
+
+def _take_down(app: App, state: Path) -> bool:
+    """Take the lab of a demo down when that demo does not run any more; whether it was."""
+    with World(app.settings.model_copy(update={"state": state}), app.config_path) as world:
+        try:
+            with world.busy(alone=True):
+                world.down()
+        except LabUnavailable:
+            return False
+    shutil.rmtree(state, ignore_errors=True)
+    return True
 
 
 def _run(world: World, chosen: Sequence[Scenario], evidence: Path, jobs: int) -> Run:

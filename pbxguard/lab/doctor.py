@@ -2,11 +2,11 @@
 
 import asyncio
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pbxguard.errors import PbxguardError
+from pbxguard.errors import LabUnavailable, PbxguardError
 from pbxguard.lab.callers import Callers
 from pbxguard.lab.evidence import Evidence
 from pbxguard.lab.run import Stage
@@ -24,9 +24,19 @@ class Finding:
     remedy: str = ""
 
 
-def examine(world: World) -> Iterator[Finding]:
-    """Look at everything; stops where going on makes no sense."""
-    yield Finding("the Docker engine answers", ok=True)
+def examine(open_world: Callable[[], World]) -> Iterator[Finding]:
+    """Look at everything, first whether the lab can be opened; stops where going on makes no sense."""
+    try:
+        world = open_world()
+    except LabUnavailable as error:
+        yield _failed("", error)
+        return
+    with world:
+        yield Finding("the Docker engine answers", ok=True)
+        yield from _examine(world)
+
+
+def _examine(world: World) -> Iterator[Finding]:
     if not world.is_up():
         yield Finding("the lab is not up", ok=False, remedy="`pbxguard lab up` starts it")
         return
@@ -45,9 +55,10 @@ def examine(world: World) -> Iterator[Finding]:
         remedy=f"allow TCP {port} from the lab's networks in this host's firewall; log: {world.handler.log_file}",
     )
     try:
-        call = asyncio.run(_two_way(world))
+        with world.busy(alone=False):
+            call = asyncio.run(_two_way(world))
     except PbxguardError as error:
-        yield Finding(f"a test call: {error}", ok=False, remedy="see the findings above")
+        yield _failed("a test call: ", error)
         return
     seen = call.observed
     yield Finding(
@@ -60,6 +71,12 @@ def examine(world: World) -> Iterator[Finding]:
         ok=seen.two_way_audio,
         remedy="one side did not hear the other's marker: look for a firewall between the lab's networks",
     )
+
+
+def _failed(what: str, error: PbxguardError) -> Finding:
+    """An error as a finding: its line is what is wrong, then the remedy."""
+    said, _, remedy = str(error).partition("; ")
+    return Finding(f"{what}{said}", ok=False, remedy=remedy or "see the findings above")
 
 
 async def _two_way(world: World) -> Evidence:

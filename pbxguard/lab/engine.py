@@ -106,11 +106,16 @@ class Engine:
         return None
 
     def network(self, name: str, subnet: IPv4Network, *, internal: bool) -> None:
-        """Have a bridge network of that name with that subnet; a wrong or doubled one is replaced."""
+        """Have a bridge network of that name with that subnet; a wrong or doubled one of this lab is replaced.
+
+        Raises:
+            LabUnavailable: One of that name is not this lab's.
+        """
         with _mapped(f"network {name}"):
             found = [n for n in self._client.networks.list(names=[name]) if n.name == name]
             for network in found:
                 network.reload()
+                self._require_mine(network.attrs.get("Labels"), f"docker network rm {name}", f"network {name}")
             good = [n for n in found if _same_network(n.attrs, subnet, internal=internal)]
             for network in found:
                 if network not in good[:1]:
@@ -128,12 +133,20 @@ class Engine:
             )
 
     def start(self, wanted: Container, *, anew: bool = False) -> bool:
-        """Have *wanted* running, with *anew* a new one in any case; True when it had to be (re)started."""
+        """Have *wanted* running, with *anew* a new one in any case; True when it had to be (re)started.
+
+        Raises:
+            LabUnavailable: There is a container of that name that is not this lab's.
+        """
         digest = wanted.digest()
         with _mapped(f"container {wanted.name}"):
             old = self._container(wanted.name)
             if old is not None:
-                if not anew and old.status == "running" and old.labels.get(f"{LABEL}.digest") == digest:
+                self._require_mine(old.labels, f"docker rm -f {wanted.name}", f"container {wanted.name}")
+                same = old.labels.get(f"{LABEL}.digest") == digest and _addresses(old.attrs) == {
+                    network: str(address) for network, address in wanted.addresses.items()
+                }
+                if not anew and old.status == "running" and same:
                     return False
                 old.remove(force=True)
             first, *others = wanted.addresses.items() or [("", None)]
@@ -248,6 +261,13 @@ class Engine:
     def _labels(self) -> dict[str, str]:
         return {LABEL: "lab", f"{LABEL}.owner": self.owner}
 
+    def _require_mine(self, labels: Mapping[str, str] | None, remedy: str, what: str) -> None:
+        """Nothing is removed for its name alone: somebody else may use that name."""
+        if not (labels or {}).items() >= self._labels().items():
+            owner = (labels or {}).get(f"{LABEL}.owner")
+            whose = f"of the lab in {owner}" if owner else "of another program"
+            raise LabUnavailable(f"there is a {what} {whose}; when nobody needs it, remove it: {remedy}")
+
     def _mine(self) -> list[Any]:
         found = self._client.containers.list(all=True, filters={"label": f"{LABEL}.owner={self.owner}"})
         return list(found)
@@ -268,6 +288,12 @@ class Engine:
 def _same_network(attrs: Mapping[str, Any], subnet: IPv4Network, *, internal: bool) -> bool:
     config = (attrs.get("IPAM") or {}).get("Config") or [{}]
     return config[0].get("Subnet") == str(subnet) and bool(attrs.get("Internal")) == internal
+
+
+def _addresses(attrs: Mapping[str, Any]) -> dict[str, str]:
+    """Network name -> address of a container as it runs; one that lost a network does not name it any more."""
+    networks = (attrs.get("NetworkSettings") or {}).get("Networks") or {}
+    return {name: network.get("IPAddress", "") for name, network in networks.items()}
 
 
 @contextmanager

@@ -37,6 +37,7 @@ class Observed:
         prompt_score: How well it matched, 0 to 1: the least of its languages.
         languages: Languages in which it was heard, in order.
         other_score: The best score of any other prompt: what a wrong prompt would get.
+        recorded: The guard recorded a decision about the call.
         two_way_audio: Each marker reached the other side.
         heard_by_caller: How well the callee's marker reached the caller, 0 to 1.
         heard_by_callee: How well the caller's marker reached the callee, 0 to 1.
@@ -55,6 +56,7 @@ class Observed:
     cli_class: str = ""
     display: str = ""
     early_media: bool = False
+    recorded: bool = False
     languages: tuple[str, ...] = ()
     other_score: float = 0.0
     two_way_audio: bool = False
@@ -143,6 +145,7 @@ def observe(legs: Legs, decision: DecisionRow | None, prompt_dir: Path) -> Obser
         early_media=any(p.status == 183 and p.has_sdp for p in caller.provisionals),
         languages=tuple(entry[1] for entry in spoken),
         other_score=round(max((m.score for (n, _), m in scores.items() if n != name), default=0.0), 3),
+        recorded=decision is not None,
         two_way_audio=min(to_caller, to_callee) >= HEARD,
         heard_by_caller=round(to_caller, 3),
         heard_by_callee=round(to_callee, 3),

@@ -13,12 +13,15 @@ from pbxguard.errors import LabUnavailable
 from pbxguard.lab.waiting import wait_until
 from pbxguard.pbx import health
 
+# The child writes the file and then becomes the handler: there is no moment at which it runs and nobody knows.
+_LAUNCH = 'printf "%s\\n%s" $$ "$2" >"$1" && shift 2 && exec "$@"'
+
 
 class Handler:
     """One handler process, known by a pid file, so that any later command finds it.
 
     Args:
-        folder: For pid file and log.
+        folder: For pid file (process id, line end, the state folder it runs on) and log.
         address: Host and port on which it listens for FastAGI, or on which FreeSWITCH does for it.
         pbx: ``asterisk`` or ``freeswitch``.
         secret: Password of the event socket.
@@ -37,14 +40,26 @@ class Handler:
 
     @property
     def pid(self) -> int | None:
-        """Process id while it runs, else None. A reused pid is told apart by its command line."""
+        """Process id while it runs or is stopped, else None. A reused pid is told apart by its command line."""
+        found = self._found()
+        return found[0] if found else None
+
+    def healthy(self, state: Path) -> bool:
+        """Whether it runs on that state folder, is not stopped (SIGSTOP), and listens."""
+        found = self._found()
+        # The kernel accepts connections for a stopped process, so that alone says nothing.
+        return found is not None and found[1] not in "Tt" and found[2] == _state(state) and self.answers()
+
+    def _found(self) -> tuple[int, str, bytes] | None:
+        """Process id, process state (proc(5)) and state folder of the one that the pid file names."""
         try:
-            pid = int(self._pid_file.read_text())
+            number, _, state = self._pid_file.read_bytes().partition(b"\n")
+            pid = int(number)
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+            process_state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
         except (OSError, ValueError, IndexError):
             return None
-        return pid if b"serve" in command.split(b"\0") and state != "Z" else None
+        return (pid, process_state, state) if b"serve" in command.split(b"\0") and process_state != "Z" else None
 
     def start(self, state: Path) -> None:
         """Start it on the given state folder and wait until it answers.
@@ -71,22 +86,23 @@ class Handler:
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         with self.log_file.open("ab") as log:
             process = subprocess.Popen(
-                command,
+                ["/bin/sh", "-c", _LAUNCH, "sh", self._pid_file, _state(state), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
                 env=os.environ | {"PBXGUARD_STATE": str(state), "PBXGUARD_ESL_PASSWORD": self._secret},
             )
-        self._pid_file.write_text(str(process.pid))
 
         def up() -> bool:
             if process.poll() is not None:
                 raise LabUnavailable(f"the handler ended at once: {self._last_line()}")
             return self.answers() and any(h.pid == process.pid and h.ready for h in health.heard(state))
 
-        wait_until(up, 15, "the handler to listen", every=0.05)
-        _forget(process)
+        try:
+            wait_until(up, 15, "the handler to listen", every=0.05)
+        finally:
+            _forget(process)
 
     def stop(self) -> None:
         """End it: SIGTERM, then SIGKILL. Quiet when it does not run."""
@@ -140,6 +156,10 @@ class Handler:
         except OSError:
             lines = []
         return lines[-1][:300] if lines else f"see {self.log_file}"
+
+
+def _state(folder: Path) -> bytes:
+    return os.fsencode(folder.resolve())
 
 
 def _forget(process: "subprocess.Popen[bytes]") -> None:

@@ -134,7 +134,8 @@ class Stage:
             lost = ("the INVITE did not reach the PBX",)
             return Evidence(scenario, title, "", step, expected, _NOTHING, lost, pcap.parent)
         call_id = legs.caller.call_id
-        decision = await self._decision(call_id) if wait_decision else None
+        # Without a handler there must be no decision: what the call met then is the dialplan's own policy.
+        decision = await self._decision(call_id) if wait_decision else self._stored(call_id)
         prompt_dir = prompts.prompt_dir(self.settings.prompts)
         observed = await asyncio.to_thread(evidence.observe, legs, decision, prompt_dir)
         wrong: tuple[str, ...] = ()
@@ -155,22 +156,17 @@ class Stage:
         same, _ = refusal(self.pack.reason_group(expected.reason), ASTERISK)
         return expected.model_copy(update={"sip_status": status}) if expected.sip_status == same else expected
 
+    def _stored(self, call_id: str) -> DecisionRow | None:
+        with Store.open(self.store_url) as store:
+            return store.decision(call_id)
+
     async def _decision(self, call_id: str) -> DecisionRow | None:
         """The guard's record of the call; it is written a moment behind the call."""
-        found: list[DecisionRow] = []
-
-        def there() -> bool:
-            with Store.open(self.store_url) as store:
-                row = store.decision(call_id)
-            if row is not None:
-                found.append(row)
-            return bool(found)
-
         try:
-            await wait_for(there, 3, "the decision record")
+            await wait_for(lambda: self._stored(call_id) is not None, 3, "the decision record")
         except LabUnavailable:
             return None
-        return found[0]
+        return self._stored(call_id)
 
     def give(self, given: Given) -> None:
         """Put registry events and list entries of a scenario into the store."""

@@ -140,6 +140,8 @@ def read(path: Path) -> Scenario:
         raise BadInput(f"{path}: cannot read it: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: not valid TOML: {error}") from error
+    except RecursionError as error:
+        raise BadInput(f"{path}: not valid TOML: nested too deep") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])

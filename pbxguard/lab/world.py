@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from pbxguard.cli.context import make_folder
 from pbxguard.config import Settings
 from pbxguard.errors import LabUnavailable
 from pbxguard.lab import actors, topology
@@ -46,6 +47,10 @@ class World:
         settings: The site's settings; the lab guards with them.
         config: Path of the settings file, for the handler process.
         say: Gets one line per step of work that takes time.
+
+    Raises:
+        LabUnavailable: No Docker engine answers.
+        BadConfig: The state folder cannot be made, or the lab's passwords in it are damaged.
     """
 
     def __init__(
@@ -59,7 +64,7 @@ class World:
         self.state = settings.state_dir
         self.root = self.state / "lab"
         self.say = say
-        self.engine = Engine(self.state)
+        make_folder(self.root)
         self.passwords = actors.Secrets.load(self.root / "secrets.json")
         kept = self.root / "pbx-kind"
         self.pbx = pbx or (kept.read_text() if kept.is_file() else "asterisk")
@@ -68,6 +73,7 @@ class World:
         else:
             address, secret = (str(topology.GUARD_ADDRESS), settings.asterisk.port), ""
         self.handler = Handler(self.root, address, config, self.pbx, secret)
+        self.engine = Engine(self.state)
 
     def __enter__(self) -> Self:
         return self
@@ -107,6 +113,8 @@ class World:
             containers = self._containers(folders, listen)
             pbx, *others = containers
             started = [pbx.name] if self.engine.start(pbx) else []
+            # A telephone that finds nobody at its first try registers again only after a while.
+            wait_until(self._booted, 20, "the PBX to start")
             # A new PBX knows no telephone, and those that registered at the old one would wait for a minute.
             fresh = bool(started)
             with ThreadPoolExecutor(4) as pool:
@@ -114,10 +122,8 @@ class World:
                 started += [c.name for c, new in zip(others, news, strict=True) if new]
             if started:
                 self.say(f"started {', '.join(started)}")
-            if self.pbx == "freeswitch":
-                self._wait_event_socket()
             self.seed(self.settings.store_url)
-            if self.handler.pid is None or not self.handler.answers():
+            if not self.handler.healthy(self.state):
                 self.handler.start(self.state)
                 self.say(f"started the handler on {self.handler.address[0]}:{self.handler.address[1]}")
             self._wait_ready()
@@ -132,6 +138,25 @@ class World:
                 shutil.rmtree(self.root / name, ignore_errors=True)
             (self.root / "listen").unlink(missing_ok=True)
             return removed + running
+
+    @contextmanager
+    def busy(self, *, alone: bool) -> Iterator[None]:
+        """Use the lab in this block: *alone* as scenarios do, which restart the handler, or beside single calls.
+
+        Raises:
+            LabUnavailable: Another process uses it in a way that does not go together.
+        """
+        descriptor = os.open(self.root / "busy", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise LabUnavailable(
+                    "another `pbxguard lab` command uses this lab at the moment; wait for it, or end it"
+                ) from error
+            yield
+        finally:
+            os.close(descriptor)
 
     def is_up(self) -> bool:
         """Whether the PBX of this lab runs."""
@@ -175,9 +200,6 @@ class World:
         code, text = self.engine.run(self.container("pbx"), "asterisk", "-rx", "core show version")
         return text.strip().splitlines()[0] if code == 0 and text.strip() else ""
 
-    def _wait_event_socket(self) -> None:
-        wait_until(lambda: "FreeSWITCH" in self.fs_cli("version"), 20, "FreeSWITCH to answer")
-
     def status(self) -> list[Row]:
         """Every actor, its address and whether it runs (telephones: whether it is registered)."""
         running = set(self.engine.running())
@@ -220,6 +242,12 @@ class World:
             )
         )
         return rows
+
+    def _booted(self) -> bool:
+        if self.pbx == "freeswitch":
+            return "FreeSWITCH" in self.fs_cli("version") and "RUNNING" in self.fs_cli("sofia status")
+        code, _ = self.engine.run(self.container("pbx"), "asterisk", "-rx", "core waitfullybooted", timeout=10)
+        return code == 0
 
     def registered(self) -> set[str]:
         """SIP users that are registered at the PBX."""
@@ -331,7 +359,6 @@ class World:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """One ``up`` or ``down`` at a time."""
-        self.root.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             try:

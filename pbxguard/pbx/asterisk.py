@@ -97,6 +97,7 @@ class Application(fast_agi.Application):  # type: ignore[misc]
         self.guard = guard
         self.settings = settings
         self.limits: AsteriskSettings = settings.asterisk
+        self._trunks = {name: settings.trunk(name) for name in settings.trunks}
         self.open_connections = 0
         self.refused = 0
         self.idle = asyncio.Event()
@@ -156,7 +157,7 @@ class Application(fast_agi.Application):  # type: ignore[misc]
                 f"the dialplan speaks another version than {agi.VERSION}; install the dialplan of this release"
             )
         name = asked.query.get("trunk", "")
-        trunk = self.settings.trunk(name)
+        trunk = self._trunks.get(name)
         if trunk is None:
             # No verdict: the dialplan's own policy applies, and the log has the remedy.
             raise PeerProtocolError(f"unknown trunk {name[:32]!r}; add [trunks.{name[:32]!r}] to pbxguard.toml")

@@ -114,7 +114,8 @@ class Call:
         cli: The From user part as on the wire (percent signs not decoded).
         callee: The called number as the PBX received it.
         asserted: The P-Asserted-Identity user part, or None.
-        diverted_by: Numbers of Diversion or History-Info, the original callee first.
+        diverted_by: Numbers of Diversion or History-Info, the original callee first; they count on a trusted
+            trunk only.
         has_offer: The INVITE carried SDP, so early media can reach the caller.
     """
 
@@ -126,9 +127,7 @@ class Call:
     channel: Channel = Channel.VOICE
     display_name: str = ""
     asserted: str | None = None
-    privacy: str = ""
     diverted_by: tuple[str, ...] = ()
-    access_network: str = ""
     user_agent: str = ""
     source: str = ""
     has_offer: bool = True

@@ -89,15 +89,21 @@ def read_cli(raw: str, pack: Pack, wire_format: Collection[str] = ()) -> Number:
 def read_callee(raw: str, pack: Pack) -> Number:
     """Read the called number as the PBX received it. Never raises; the same bounds as ``read_cli``.
 
-    A subscriber is reached in the forms of home, so ``e164_bare`` is not one, and no word means a number.
+    No word means a number here, and parameters are not cut: the PBX dials the whole string, so
+    ``110;13957100001`` is no emergency call. Digits of no class that begin with the home country code are E.164
+    without its plus, as carriers write the Request-URI; a caller gains nothing by it, unlike with a CLI.
     """
     raw = raw[:_MOST_RAW]
-    text = raw.partition(";")[0]
-    if not text:
+    if not raw:
         return Number(raw, Form.MISSING, "missing")
-    if _WRITTEN.fullmatch(text) is None:
+    if _WRITTEN.fullmatch(raw) is None:
         return Number(raw, Form.INVALID, "invalid")
-    return _read(raw, text, pack, e164_bare=False)
+    number = _read(raw, raw, pack, e164_bare=False)
+    if number.form is Form.BARE and number.number_class == "invalid" and raw.startswith(pack.cc):
+        at_home = _significant(raw, Form.E164_BARE, raw[len(pack.cc) :], pack)
+        if at_home.key is not None:
+            return at_home
+    return number
 
 
 def home_key(text: str, pack: Pack) -> str:

@@ -14,9 +14,10 @@ Rules are tried in this order, and the first that decides ends it:
 9. Detectors: labels that a detector has put on this caller.
 10. Allow.
 
-On a diverted call steps 6 and 7 hold for the original and for the final callee. The trunk and class rules come
-from the country pack; this module has no number, province or date of its own. Sources of the rules are the
-``source`` columns of the pack.
+On a diverted call steps 6 and 7 hold for the original and for the final callee; who diverted is heard on a
+trusted trunk only, since any caller can write a Diversion. The trunk and class rules come from the country pack;
+this module has no number, province or date of its own. Sources of the rules are the ``source`` columns of the
+pack.
 """
 
 from collections.abc import Callable
@@ -66,7 +67,7 @@ class Heard:
         cli: The CLI that the rules look at: P-Asserted-Identity on a trusted trunk, else From (RFC 3325).
         presented: The From CLI, which is what the callee would see.
         callee: The final callee.
-        diverted_by: Those who diverted the call, the original callee first.
+        diverted_by: Those who diverted the call, the original callee first; empty on a trunk that is not trusted.
     """
 
     cli: Number
@@ -90,11 +91,14 @@ def read(call: Call, pack: Pack) -> Heard:
         # An unreadable assertion is no better than none, but a readable one outranks From.
         if asserted.key is not None or presented.key is None:
             cli = asserted
+    # Whoever writes a Diversion (RFC 5806) chooses whose lists are asked, so the carrier must vouch for it.
+    diverted_by = call.diverted_by if call.trunk.trusted else ()
     return Heard(
         cli=cli,
         presented=presented,
         callee=read_callee(call.callee, pack),
-        diverted_by=tuple(read_callee(number, pack) for number in call.diverted_by),
+        # A URI's parameters (RFC 3966 section 3) are no part of who diverted; nobody dials this string.
+        diverted_by=tuple(read_callee(number.partition(";")[0], pack) for number in diverted_by),
     )
 
 
@@ -248,13 +252,14 @@ class _Decision:
                     Reason.SUBSCRIBER_BLOCKLIST, "6.subscriber_block", "the subscriber blocks this CLI"
                 )
             if entry is not None:
-                self.reason = self.reason or Reason.SUBSCRIBER_ALLOWLIST
-                allowed = allowed or entry
+                if number == self.heard.callee.key:
+                    self.reason = self.reason or Reason.SUBSCRIBER_ALLOWLIST
+                    allowed = entry
                 continue
             verdict = self._consent(number)
             if verdict is not None:
                 return verdict
-        # Named only now: an entry of the one callee does not explain a refusal of the other.
+        # Named only now, and only the final callee's: that of another explains neither answer.
         self.entry = allowed
         return None
 

@@ -84,6 +84,7 @@ def treatment_for(
     language: str,
     has_offer: bool = True,
     may_prompt: bool = True,
+    display_name: str = "",
 ) -> Treatment:
     """What to do with a call.
 
@@ -94,6 +95,7 @@ def treatment_for(
         pack: For texts and languages.
         language: The callee's language, for display texts and as the second language of a prompt.
         has_offer: The INVITE had SDP; without one no early media can reach the caller, so none is played.
+        display_name: What the caller wrote as a name; one that poses as a label of ours is replaced by the number.
         may_prompt: False when the trunk's prompt budget is used up (RFC 8688 section 6: a prompt is traffic
             that a small INVITE can trigger).
     """
@@ -101,7 +103,7 @@ def treatment_for(
         if trunk.fail == "open":
             return Treatment(connect=True)
     elif not isinstance(verdict, Block):
-        return Treatment(connect=True, display=_display(verdict, pack, language))
+        return Treatment(connect=True, display=_display(verdict, pack, language, display_name))
     group = pack.reason_group(verdict.reason)
     status, call_info = refusal(group, capabilities, hostile_ok=trunk.hostile_ok)
     prompt = _REFUSALS[group][1]
@@ -139,12 +141,17 @@ def _languages(verdict: Verdict, group: str, pack: Pack) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*spoken[:1], home, *spoken[1:])))[:2]
 
 
-def _display(verdict: Verdict, pack: Pack, language: str) -> str:
+def _display(verdict: Verdict, pack: Pack, language: str, display_name: str) -> str:
     label = next((label for label in _SHOWN if label in verdict.labels), None)
-    if label is None:
-        return ""
-    text = pack.display(label, language)
     cli = verdict.basis.cli
+    if label is None:
+        poses = any(
+            pack.display(shown, spoken).casefold() in display_name.casefold()
+            for shown in _SHOWN
+            for spoken in ("zh", "en")
+        )
+        return (cli.key if cli is not None and cli.key else "-") if poses else ""
+    text = pack.display(label, language)
     if label is Label.INTL_ORIGIN_NOTICE and cli is not None and cli.region is not None:
         text = f"{text} {pack.region_name(cli.region, language)}"
     return text

@@ -3,7 +3,9 @@
 Everything else in this package is SQLAlchemy Core and compiles for PostgreSQL as well (a test holds it).
 """
 
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -89,9 +91,21 @@ def explain(path: Path, error: Exception) -> StoreUnavailable:
     code = getattr(cause, "sqlite_errorcode", None)
     text = str(cause)
     remedy = None if code is None else _REMEDIES.get(code & 0xFF)
+    # The index of the write-ahead log is mapped memory: where it cannot grow, SQLite tells of I/O, not of space.
+    if code is not None and code & 0xFF == sqlite3.SQLITE_IOERR and _disk_is_full(path):
+        remedy = _FULL
     if remedy is None:
         remedy = "{path}: the database does not answer as expected ({text}); check that it is pbxguard's own"
     return StoreUnavailable(remedy.format(path=path, text=text))
+
+
+def _disk_is_full(path: Path) -> bool:
+    """Whether the database's file system, or that of temporary files, has no byte left for this user."""
+    for folder in (path.parent, Path(tempfile.gettempdir())):
+        with suppress(OSError):
+            if shutil.disk_usage(folder).free == 0:
+                return True
+    return False
 
 
 class Bulk:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from datetime import UTC, datetime
 
 import pytest
@@ -195,6 +196,28 @@ def test_batch_with_a_bad_row(run, data, says) -> None:
     """A bad header or row ends the batch with its line number and exit code 2."""
     result = run("check", "--batch", "-", code=2, given=data)
     assert result.stderr.startswith(f"pbxguard: {says}"), result.stderr
+
+
+@pytest.mark.parametrize("last", [f"{HK},{Z0},nowhere,", f"{HK},{Z0},intl,soon", f"{HK},{Z0}", "x" * 200_000])
+def test_bad_row_of_a_file_leaves_no_half_of_an_answer(run, tmp_path, last) -> None:
+    """A file is checked as a whole first; standard input, which is read once, is answered up to its bad row."""
+    data = f"cli,callee,trunk,at\n{HK},{Z0},intl,\n{last}\n"
+    (tmp_path / "calls.csv").write_text(data)
+    from_file = run("check", "--batch", "calls.csv", code=2)
+    assert from_file.stdout == ""
+    assert from_file.stderr.startswith("pbxguard: calls.csv:3: ")
+    assert len(rows(run("check", "--batch", "-", given=data, code=2).stdout)) == 2
+    assert "checked as a whole" in " ".join(run("check", "--help").stdout.split())
+
+
+def test_batch_of_a_named_pipe(program, run, tmp_path) -> None:
+    """What can be read only once, such as a shell's <(...), is answered like standard input."""
+    run("subscribers", "add", Z0, "--operator", "cm", "--province", "zhejiang")
+    os.mkfifo(tmp_path / "calls")
+    running = program("check", "--batch", "calls")
+    (tmp_path / "calls").write_text(BATCH)
+    said, _ = running.communicate(timeout=60)
+    assert (running.returncode, len(rows(said.decode()))) == (0, 7)
 
 
 def test_batch_file_that_is_not_there(run, tmp_path) -> None:

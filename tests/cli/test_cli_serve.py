@@ -4,6 +4,7 @@ import json
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 from threading import Event
 from time import monotonic
@@ -78,6 +79,33 @@ def test_serves_and_ends_cleanly(serving, state, run, number) -> None:
     assert "call decided" in [line["event"] for line in lines]
     with Store.open(state / "pbxguard.db") as store:
         assert [row.reason for row in store.recent()] == ["intl_default_off"]
+
+
+_STUCK = """
+import sys, threading
+from pbxguard.cli.main import main
+from pbxguard.store import Store
+Store.facts = lambda *_: threading.Event().wait()
+main()
+"""
+
+
+def test_ends_while_the_store_hangs(state) -> None:
+    """A decision that waits for a stalled disk for ever does not keep SIGTERM from ending the server."""
+    port = free_port()
+    command = [sys.executable, "-c", _STUCK, "serve", "--listen", f"127.0.0.1:{port}"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as running:
+        try:
+            assert any(json.loads(line)["event"] == "serving FastAGI" for line in running.stderr)
+            with connect(port) as peer:
+                peer.sendall((FRAMES / "agi-call.txt").read_bytes())
+                with peer.makefile("rb") as answers:
+                    assert b"guard_failed" in answers.readline()
+                peer.sendall(b"200 result=1\n")
+            running.send_signal(signal.SIGTERM)
+            assert running.wait(LIMIT) == 0
+        finally:
+            running.kill()
 
 
 def test_port_in_use(program) -> None:

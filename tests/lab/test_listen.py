@@ -3,14 +3,17 @@
 The other host is a container without any Docker network, joined to this one by a veth pair of its own.
 """
 
+import io
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyroute2 import IPRoute
 
 import docker
-from pbxguard.lab import actors, topology
+from pbxguard.lab import actors, heard, topology
 from pbxguard.lab.callers import Callers
 from pbxguard.lab.evidence import Evidence
 from pbxguard.lab.run import Stage
@@ -22,6 +25,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
 HOST, OTHER = "198.19.255.1", "198.19.255.2"
 ACCOUNT = next(phone for phone in topology.PHONES if phone.name == "engineer-zj")
+CALLED = next(phone for phone in topology.PHONES if phone.name == "zhang")
 
 
 @pytest.fixture(name="link")
@@ -74,14 +78,36 @@ async def _call(world: World, folder: Path) -> Evidence:
         return await stage.call(step, folder, scenario="listen", title="to a telephone elsewhere")
 
 
-async def test_a_telephone_elsewhere_registers_and_is_heard(world: World, link: str, tmp_path: Path) -> None:
-    """A softphone on another host registers at the published address, rings, answers, and audio goes both ways."""
+def _softphone(container: Any, *options: str) -> None:
+    """Start the softphone there, or start it anew with other options."""
+    container.exec_run(["sh", "-c", "test ! -f /tmp/pid || kill $(cat /tmp/pid)"])
+    wait_until(lambda: "baresip" not in str(container.top()["Processes"]), 10, "the softphone to end")
+    start = 'echo $$ >/tmp/pid; exec baresip -f /etc/baresip "$@"'
+    container.exec_run(["sh", "-c", start, "sh", *options], detach=True)
+
+
+def _hears(container: Any, folder: Path) -> bool:
+    """Whether the softphone there has heard another softphone's marker in its last call."""
+    stream, _ = container.get_archive("/tmp/heard.wav")
+    with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as archive:
+        archive.extractall(folder, filter="data")
+    # Half of it is enough: the callee's begins with its answer, and the caller listens a moment later.
+    return heard.match(heard.load_wav(folder / "heard.wav"), heard.marker("callee")).score >= 0.5
+
+
+async def test_a_telephone_elsewhere_is_called_and_calls(world: World, link: str, tmp_path: Path) -> None:
+    """A softphone on another host registers at the published address, is called and calls; both sides are heard."""
     client = docker.DockerClient(base_url="unix:///var/run/docker.sock")
     try:
         world.up(HOST)
-        client.containers.get(link).exec_run(["baresip", "-f", "/etc/baresip"], detach=True)
+        telephone, called = client.containers.get(link), client.containers.get(world.container(CALLED.name))
+        _softphone(telephone)
         wait_until(lambda: ACCOUNT.number in world.registered(), 15, "the telephone to register")
         call = await _call(world, tmp_path / "call")
+        _softphone(telephone, "-e", f"/dial sip:{CALLED.number}@{HOST}", "-t", "8")
+        wait_until(lambda: "baresip" in str(telephone.top()["Processes"]), 5, "the telephone to start")
+        wait_until(lambda: "baresip" not in str(telephone.top()["Processes"]), 20, "the telephone's call to end")
+        hears = {name: _hears(box, tmp_path / name) for name, box in (("caller", telephone), ("callee", called))}
     finally:
         client.close()
         world.down()
@@ -90,3 +116,4 @@ async def test_a_telephone_elsewhere_registers_and_is_heard(world: World, link: 
     assert world.server() == str(topology.PBX_ACCESS)
     assert call.observed.answered
     assert call.observed.two_way_audio, call.observed
+    assert hears == {"caller": True, "callee": True}

@@ -6,21 +6,34 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import docker
 from pbxguard.config import Settings
-from pbxguard.errors import LabUnavailable
-from pbxguard.lab import topology
-from pbxguard.lab.world import World
+from pbxguard.errors import BadConfig, LabUnavailable
+from pbxguard.lab import capture, topology
+from pbxguard.lab.engine import Container, Engine
+from pbxguard.lab.waiting import wait_until
+from pbxguard.lab.world import ASTERISK_IMAGE, World
 from pbxguard.store import Store
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(name="client")
+def _client() -> Iterator[Any]:
+    """The Docker engine, without the lab's own code in between."""
+    client = docker.DockerClient(base_url="unix:///var/run/docker.sock")
+    try:
+        yield client
+    finally:
+        client.close()
 
 
 def test_up_twice_changes_nothing(world: World) -> None:
@@ -35,18 +48,14 @@ def test_up_twice_changes_nothing(world: World) -> None:
     assert world.handler.pid == before
 
 
-def test_networks_have_no_way_out(world: World) -> None:
+def test_networks_have_no_way_out(world: World, client: Any) -> None:
     """The lab's networks are internal and in the benchmark range."""
-    client = docker.DockerClient(base_url="unix:///var/run/docker.sock")
-    try:
-        networks = [n for n in client.networks.list(filters={"label": topology.LABEL}) if "listen" not in n.name]
-        mine = [n for n in networks if n.attrs["Labels"].get(f"{topology.LABEL}.owner") == world.engine.owner]
-        for network in mine:
-            assert network.attrs["Internal"]
-            assert network.attrs["IPAM"]["Config"][0]["Subnet"].startswith("198.18.")
-        assert len(mine) == 2
-    finally:
-        client.close()
+    networks = [n for n in client.networks.list(filters={"label": topology.LABEL}) if "listen" not in n.name]
+    mine = [n for n in networks if n.attrs["Labels"].get(f"{topology.LABEL}.owner") == world.engine.owner]
+    for network in mine:
+        assert network.attrs["Internal"]
+        assert network.attrs["IPAM"]["Config"][0]["Subnet"].startswith("198.18.")
+    assert len(mine) == 2
 
 
 def test_doctor_hears_both_directions(pbxguard: Run) -> None:
@@ -130,14 +139,11 @@ def test_down_of_a_lab_that_is_not_up(tmp_path: Path) -> None:
         assert other.down() == 0
 
 
-def test_up_after_a_crash(world: World) -> None:
-    """Dead containers, a dead handler and a container that lost its network are put right by `up`."""
-    client = docker.DockerClient(base_url="unix:///var/run/docker.sock")
-    try:
-        client.containers.get("pbxguard-zhang").kill()
-        client.containers.get("pbxguard-intl").remove(force=True)
-    finally:
-        client.close()
+def test_up_after_a_crash(world: World, client: Any) -> None:
+    """Dead containers, a dead handler and a running container that lost its network are put right by `up`."""
+    client.containers.get("pbxguard-zhang").kill()
+    client.containers.get("pbxguard-intl").remove(force=True)
+    client.networks.get("pbxguard-carrier").disconnect("pbxguard-natl")
     world.handler.signal(signal.SIGKILL)
 
     world.up()
@@ -146,15 +152,125 @@ def test_up_after_a_crash(world: World) -> None:
     assert states["zhang"] == "registered"
     assert states["intl"] == "running"
     assert states["handler"].startswith("running")
+    natl = client.containers.get("pbxguard-natl")
+    assert natl.status == "running"
+    assert natl.attrs["NetworkSettings"]["Networks"]["pbxguard-carrier"]["IPAddress"] == "198.18.0.22"
 
 
-def test_up_after_the_pbx_died(world: World) -> None:
-    """A PBX that was restarted knows its telephones again as soon as `up` returns."""
-    client = docker.DockerClient(base_url="unix:///var/run/docker.sock")
+def test_up_after_the_handler_froze(world: World) -> None:
+    """A handler that is stopped (SIGSTOP) accepts connections and answers none: `up` starts another."""
+    frozen = world.handler.pid
+    world.handler.signal(signal.SIGSTOP)
+
+    world.up()
+
+    assert frozen is not None
+    assert world.handler.pid not in (None, frozen)
+    assert not Path(f"/proc/{frozen}/cmdline").exists() or not Path(f"/proc/{frozen}/cmdline").read_bytes()
+
+
+def test_up_after_a_run_was_killed(world: World, tmp_path: Path) -> None:
+    """A handler on another state folder, as a killed `lab run` leaves it, is replaced by one on the lab's own."""
+    world.handler.start(tmp_path)
+    assert not world.handler.healthy(world.state)
+
+    world.up()
+
+    assert world.handler.healthy(world.state)
+    assert f"PBXGUARD_STATE={world.state}".encode() in Path(f"/proc/{world.handler.pid}/environ").read_bytes()
+
+
+def test_a_container_of_somebody_else_stays(world: World, client: Any) -> None:
+    """A container that only has the name of one of the lab's is never removed; the message has the remedy."""
+    client.containers.get("pbxguard-natl").remove(force=True)
+    foreign = client.containers.create(ASTERISK_IMAGE, name="pbxguard-natl", command=["true"])
     try:
-        client.containers.get("pbxguard-pbx").kill()
+        with pytest.raises(LabUnavailable, match="docker rm -f pbxguard-natl"):
+            world.up()
+        foreign.reload()
     finally:
-        client.close()
+        foreign.remove(force=True)
+        world.up()
+
+
+def test_things_of_another_lab_stay(world: World, client: Any, tmp_path: Path) -> None:
+    """Another lab's container and network of the same name are named with their owner, and stay."""
+    before = client.networks.get("pbxguard-carrier").id, client.containers.get("pbxguard-natl").id
+    engine = Engine(tmp_path)
+    try:
+        with pytest.raises(LabUnavailable, match="docker network rm pbxguard-carrier") as network:
+            engine.network("pbxguard-carrier", topology.CARRIER, internal=True)
+        with pytest.raises(LabUnavailable, match="docker rm -f pbxguard-natl") as container:
+            engine.start(Container("pbxguard-natl", ASTERISK_IMAGE, {"pbxguard-carrier": topology.CARRIER[22]}))
+    finally:
+        engine.close()
+
+    assert str(world.state) in str(network.value)
+    assert str(world.state) in str(container.value)
+    assert before == (client.networks.get("pbxguard-carrier").id, client.containers.get("pbxguard-natl").id)
+
+
+def test_one_run_at_a_time(pbxguard: Run, world: World) -> None:
+    """While scenarios are placed, whatever would disturb them is refused in one line; the handler stays."""
+    before = world.handler.pid
+    to_call = ("lab", "call", "--from", "13800138000", "--to", "zhang", "--trunk", "natl")
+    with world.busy(alone=True):
+        for words in (("lab", "run"), to_call, ("lab", "up"), ("lab", "down")):
+            done = pbxguard(*words)
+            assert (done.returncode, done.stdout) == (3, ""), words
+            assert done.stderr.startswith("pbxguard: another `pbxguard lab` command uses this lab"), words
+            assert len(done.stderr.splitlines()) == 1, words
+    with world.busy(alone=False), world.busy(alone=False), pytest.raises(LabUnavailable), world.busy(alone=True):
+        pass
+
+    assert world.handler.pid == before
+    assert world.handler.healthy(world.state)
+
+
+async def test_a_capture_that_does_not_start_leaves_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, client: Any
+) -> None:
+    """When tcpdump does not report in time, it is ended, and neither log nor pid file stays."""
+    monkeypatch.setattr(capture, "START_LIMIT", -1.0)
+    captures = world.root / "captures"
+    with pytest.raises(LabUnavailable, match="tcpdump"):
+        async with capture.capturing(world.engine, "pbxguard-pbx", captures, "late"):
+            pass
+
+    wait_until(lambda: "captures/late" not in str(client.containers.get("pbxguard-pbx").top()), 5, "tcpdump to go")
+    assert not list(captures.glob("late.*"))
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"ami": 1}', b'{"ami": "x\\ny"}'])
+def test_damaged_passwords(tmp_path: Path, content: bytes) -> None:
+    """A damaged secrets.json is one clear line that names the file and the remedy."""
+    damaged = tmp_path / "lab" / "secrets.json"
+    damaged.parent.mkdir()
+    damaged.write_bytes(content)
+
+    with pytest.raises(BadConfig, match="remove it") as error:
+        World(Settings(state=tmp_path))
+
+    assert str(damaged) in str(error.value)
+    assert damaged.read_bytes() == content
+
+
+def test_state_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    """A state folder below a file is the same line and exit code as in every other command."""
+    (tmp_path / "file").write_text("")
+    done = subprocess.run(
+        [sys.executable, "-m", "pbxguard", "lab", "status"], capture_output=True, text=True, check=False,
+        env=os.environ | {"PBXGUARD_STATE": str(tmp_path / "file" / "x")},
+    )  # fmt: skip
+
+    assert done.returncode == 2
+    assert "cannot make the state folder" in done.stderr
+    assert "set PBXGUARD_STATE" in done.stderr
+
+
+def test_up_after_the_pbx_died(world: World, client: Any) -> None:
+    """A PBX that was restarted knows its telephones again as soon as `up` returns."""
+    client.containers.get("pbxguard-pbx").kill()
 
     world.up()
 
@@ -183,3 +299,51 @@ def test_no_engine_is_one_clear_line(tmp_path: Path) -> None:
     assert done.returncode == 3
     assert "make lab" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_doctor_without_an_engine(tmp_path: Path) -> None:
+    """Without an engine the doctor's first finding says so, with the remedy, and exit code 1."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pbxguard", "lab", "doctor"], capture_output=True, text=True, check=False,
+        env=os.environ | {"PBXGUARD_STATE": str(tmp_path), "DOCKER_HOST": f"unix://{tmp_path}/none.sock"},
+    )  # fmt: skip
+
+    assert done.returncode == 1
+    assert done.stdout.startswith("FAIL no Docker engine answers at ")
+    assert "`make lab` sets one up" in done.stdout
+    assert done.stderr == ""
+
+
+def test_a_killed_demo_leaves_no_lab(world: World, client: Any, tmp_path: Path) -> None:
+    """SIGTERM ends a demo with its lab; what SIGKILL leaves, the next demo takes down first."""
+
+    def owners() -> set[str]:
+        found = client.containers.list(all=True, filters={"label": f"{topology.LABEL}.owner"})
+        return {container.labels[f"{topology.LABEL}.owner"] for container in found}
+
+    def demo() -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-m", "pbxguard", "lab", "demo", "--evidence", str(tmp_path / "evidence")],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL,
+            env=os.environ | {"COLUMNS": "200", "TMPDIR": str(tmp_path)},
+        )  # fmt: skip
+
+    world.down()
+    try:
+        with demo() as first:
+            wait_until(lambda: list(tmp_path.glob("*/lab/handler.pid")), 60, "the first demo's handler")
+            first.kill()
+        [left] = owners()
+        with demo() as second:
+            wait_until(lambda: owners() - {left}, 60, "the second demo's containers")
+            second.send_signal(signal.SIGTERM)
+            said, _ = second.communicate(timeout=60)
+        assert second.returncode == 128 + signal.SIGTERM, said
+        assert "took down the lab of an earlier demo" in said
+        assert not owners()
+        assert not list(tmp_path.glob("pbxguard-demo-*"))
+    finally:
+        for owner in owners():
+            with World(Settings(state=Path(owner))) as stray:
+                stray.down()
+        world.up()

@@ -168,7 +168,7 @@ def test_prefix_is_never_guessed():
 )
 def test_hostile_rewrites(raw):
     """No string that phonenumbers rewrites, and no decorated one, becomes a Chinese mobile."""
-    for number in (read_cli(raw, CN), read_cli(raw, CN, ["plus", "idd00"]), read_callee(raw, CN)):
+    for number in (read_cli(raw, CN), read_cli(raw, CN, ["plus", "idd00"])):
         assert number.key is None
         assert number.e164 is None
         assert not number.number_class.startswith("mobile_") or number.number_class.endswith(BAD_LENGTH)
@@ -250,6 +250,30 @@ def test_home_key_refuses_with_a_remedy(typed):
 def test_emergency_callee(raw):
     """An emergency number is known as callee, alone, after an area code and after +86."""
     assert read_callee(raw, CN).number_class == "emergency"
+
+
+@pytest.mark.parametrize(
+    ("raw", "number_class", "key"),
+    [
+        ("8613957100001", "mobile_cm", "13957100001"),
+        ("8657186554321", "fixed", "057186554321"),
+        ("13957100001", "mobile_cm", "13957100001"),
+        ("86139571000011", "invalid", None),
+        ("86", "invalid", None),
+        ("85261234567", "invalid", None),
+    ],
+)
+def test_callee_in_e164_without_plus(raw, number_class, key):
+    """A callee that begins with the home country code is the number after it; no other code is guessed."""
+    number = read_callee(raw, CN)
+    assert (number.number_class, number.key) == (number_class, key)
+
+
+@pytest.mark.parametrize("raw", ["110;13957100001", "110;", ";", "13957100001;user=phone", "110,13957100001", "110 "])
+def test_callee_is_not_cut(raw):
+    """The PBX dials the whole string, so no part of it is a number: such a call is no emergency call."""
+    number = read_callee(raw, CN)
+    assert (number.form, number.number_class, number.key) == (Form.INVALID, "invalid", None)
 
 
 def test_a_word_is_no_callee():

@@ -247,20 +247,40 @@ def test_emergency_callee_beats_everything(cli: str, callee: str, kind: str) -> 
 def test_a_diverted_call_needs_the_consent_of_both(open_for: tuple[str, ...], reason: Reason) -> None:
     """The original and the final callee must both have opened calls of the class."""
     consents = tuple(consent(NUMBERS[name]) for name in open_for)
-    one = call(HK, "Z1", diverted_by=(NUMBERS["Z0"],))
+    one = call(HK, "Z1", diverted_by=(NUMBERS["Z0"],), trusted=True)
     assert decide(one, facts(consents=consents)).reason == reason
 
 
 def test_blocklist_of_the_original_callee_holds_for_a_diverted_call() -> None:
     """Diverting does not get a caller around the original callee's own blocklist."""
-    one = call("13012345678", "N0", "national", diverted_by=(Z0,))
-    verdict = decide(one, facts(entry("13012345678", owner=Z0, name="own")))
-    assert verdict.reason == Reason.SUBSCRIBER_BLOCKLIST
+    for written in (Z0, f"{Z0};user=phone", f"+86{Z0}"):
+        one = call("13012345678", "N0", "national", diverted_by=(written,), trusted=True)
+        verdict = decide(one, facts(entry("13012345678", owner=Z0, name="own")))
+        assert verdict.reason == Reason.SUBSCRIBER_BLOCKLIST
+
+
+def test_diversion_counts_on_trusted_trunks_only() -> None:
+    """A caller who writes a Diversion neither borrows another subscriber's lists nor is refused by them."""
+    for action in ("allow", "block"):
+        one = call(HK, "N0", diverted_by=(Z0,))
+        assert policy.read(one, CN).callee_keys == (NUMBERS["N0"],)
+        verdict = decide(one, facts(entry(HK, action, owner=Z0, name="own")))
+        assert (verdict.reason, verdict.basis.entry) == (Reason.INTL_ORIGIN_NOTICE, None)
+
+
+def test_allowlist_of_who_diverted_explains_no_verdict() -> None:
+    """The reason and the entry of an allowed call are those of the final callee's own list."""
+    theirs, own = (entry(HK, "allow", owner=NUMBERS[name], name="own") for name in ("Z0", "N0"))
+    one = call(HK, "N0", diverted_by=(Z0,), trusted=True)
+    verdict = decide(one, facts(theirs))
+    assert (verdict.reason, verdict.basis.entry) == (Reason.INTL_ORIGIN_NOTICE, None)
+    verdict = decide(one, facts(theirs, own))
+    assert (verdict.reason, verdict.basis.entry) == (Reason.SUBSCRIBER_ALLOWLIST, own)
 
 
 def test_allowlist_of_one_callee_does_not_explain_the_refusal_of_the_other() -> None:
     """A refusal for the final callee's missing consent names no entry of the original callee."""
-    one = call(HK, "Z1", diverted_by=(Z0,))
+    one = call(HK, "Z1", diverted_by=(Z0,), trusted=True)
     verdict = decide(one, facts(entry(HK, "allow", owner=Z0, name="own")))
     assert verdict.reason == Reason.INTL_DEFAULT_OFF
     assert verdict.basis.entry is None

@@ -20,6 +20,7 @@ from pbxguard.screening.lists import Action, ListEntry
 from pbxguard.store import Store, ledger, migrations
 from pbxguard.store.facts import facts_query
 from pbxguard.store.schema import REVISIONS, metadata
+from pbxguard.store.sqlite import explain as sqlite_explain
 
 ZHANG = Subscriber("13957100001", "cm", "zhejiang", "zh")
 
@@ -186,6 +187,51 @@ def test_full_disk_is_named_and_changes_nothing(tmp_path: Path) -> None:
     finally:
         if mounted:
             subprocess.run(["umount", small], check=True)
+
+
+_FILL_UP = """
+import sys
+from pathlib import Path
+from pbxguard.errors import StoreUnavailable
+from pbxguard.store import Store
+path = Path(sys.argv[1])
+Store.open(path).close()
+try:
+    with (path.parent / "fill").open("wb", buffering=0) as fill:
+        while True:
+            fill.write(bytes(4096))
+except OSError:
+    pass
+try:
+    Store.open(path).facts("95588", ("13957100001",))
+except StoreUnavailable as exc:
+    print(exc)
+"""
+
+
+def test_io_error_of_a_full_disk_is_named_full(tmp_path: Path) -> None:
+    """Where the disk has no byte left, what SQLite calls an I/O error is told as a full disk with the remedy."""
+    small = tmp_path / "small"
+    small.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", small]
+    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode != 0:
+        pytest.skip("needs to mount a small file system")
+    try:
+        command = [sys.executable, "-c", _FILL_UP, small / "guard.db"]
+        ended = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+        assert "the disk is full" in ended.stdout, ended
+        assert "free space there" in ended.stdout
+        assert ended.stdout.count("\n") == 1
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+@pytest.mark.parametrize(("folder", "says"), [("/proc", "the disk is full"), ("/", "disk I/O error")])
+def test_io_error_is_named_by_the_space_that_is_left(folder: str, says: str) -> None:
+    """An I/O error is a full disk only where no byte is free, as always on /proc."""
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
+    assert says in one_line(sqlite_explain(Path(folder) / "guard.db", error))
 
 
 def test_many_threads_read_and_write_one_store(store: Store) -> None:
