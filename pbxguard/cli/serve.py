@@ -36,7 +36,7 @@ def serve(app: App, listen: str | None) -> None:
         settings = settings.model_copy(update={"asterisk": changed})
     for name in settings.trunks:
         app.trunk(name)
-    logging.configure(level=settings.log.level, mask_numbers=settings.log.mask_numbers)
+    logging.configure(level=settings.log.level, mask_numbers=settings.log.mask_numbers, for_good=True)
     guard = Guard(app.store, app.pack, settings)
     try:
         # uvloop: half of the handler's CPU for a call is the event loop's own.
