@@ -26,11 +26,11 @@ def mask(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mutable
     return event
 
 
-def configure(*, level: str = "info", mask_numbers: bool = False) -> None:
+def configure(*, level: str = "info", mask_numbers: bool = False, for_good: bool = False) -> None:
     """Log as JSON lines to standard error, the loggers of the libraries too.
 
     panoramisk logs every request at INFO with what the peer sent, and alembic its own inner life: both are heard
-    from WARNING up only.
+    from WARNING up only. A server configures once *for_good*, which spares it the look-up at every line.
     """
     number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Any] = [
@@ -45,7 +45,7 @@ def configure(*, level: str = "info", mask_numbers: bool = False) -> None:
         processors=[*shared, structlog.processors.format_exc_info, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=for_good,
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(

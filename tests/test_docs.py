@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from pbxguard import errors, packs
 from pbxguard.cli.main import pbxguard
-from pbxguard.config import Settings, TrunkSettings
+from pbxguard.config import FreeswitchSettings, Settings, TrunkSettings
 from pbxguard.resources import DIALPLANS
 from pbxguard.screening import policy
 from pbxguard.screening.call import Basis, Block, Failed, Label, Reason, Trunk
@@ -45,6 +45,8 @@ def settings(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tu
     for name, field in model.model_fields.items():
         if name == "trunks":
             yield from settings(TrunkSettings, "trunks.NAME.")
+        elif name == "freeswitch":
+            yield from settings(FreeswitchSettings, "freeswitch.NAME.")
         elif isinstance(field.default, BaseModel):
             yield from settings(type(field.default), f"{prefix}{name}.")
         else:

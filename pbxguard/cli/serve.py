@@ -56,7 +56,7 @@ def serve(app: App, listen: str | None, esl: str | None, only: str | None, *, st
         raise BadConfig("no FreeSWITCH to serve: add [freeswitch.NAME] to the settings, or give --esl")
     for name in settings.trunks:
         app.trunk(name)
-    logging.configure(level=settings.log.level, mask_numbers=settings.log.mask_numbers)
+    logging.configure(level=settings.log.level, mask_numbers=settings.log.mask_numbers, for_good=True)
     if only is None and settings.freeswitch:
         sys.exit(supervisor.run(sys.argv[1:], ("asterisk", "freeswitch")))
     guard = Guard(app.store, app.pack, settings)

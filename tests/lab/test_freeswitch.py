@@ -1,0 +1,79 @@
+"""The whole scenario matrix on a real FreeSWITCH: the same files, the same results but for what is declared.
+
+It has a lab of its own, which is down again before another test brings the Asterisk lab up: this file's name comes
+first among those that need a lab.
+"""
+
+import asyncio
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pbxguard.config import Settings
+from pbxguard.errors import LabUnavailable
+from pbxguard.lab.run import Run, run_scenarios
+from pbxguard.lab.scenario import load
+from pbxguard.lab.world import FREESWITCH_IMAGE, World
+from pbxguard.screening.treatment import ASTERISK, FREESWITCH, refusal
+
+SCENARIOS = load(Path(__file__).parents[1] / "scenarios")
+STEPS = [(scenario.name, number) for scenario in SCENARIOS for number in range(len(scenario.step))]
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(name="switch", scope="module")
+def _switch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """The lab with FreeSWITCH, up; skipped where no image of it is there."""
+    if shutil.which("docker") is None and not Path("/var/run/docker.sock").exists():
+        pytest.skip("no Docker engine; `make test` sets one up (needs root or sudo)")
+    with World(Settings(state=tmp_path_factory.mktemp("fs-state")), pbx="freeswitch") as world:
+        try:
+            world.engine.require_image(FREESWITCH_IMAGE)
+        except LabUnavailable:
+            pytest.skip(
+                f"FreeSWITCH scenarios: no image {FREESWITCH_IMAGE}; tag one of FreeSWITCH 1.10.12 or later so"
+            )
+        try:
+            world.up()
+            yield world
+        finally:
+            world.down()
+
+
+@pytest.fixture(name="run", scope="module")
+def _run(switch: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """All scenarios on FreeSWITCH, placed once."""
+    return asyncio.run(run_scenarios(switch, SCENARIOS, tmp_path_factory.mktemp("fs-evidence")))
+
+
+@pytest.mark.parametrize(("name", "number"), STEPS, ids=[f"{name}-{number + 1}" for name, number in STEPS])
+def test_call_goes_as_on_asterisk(run: Run, name: str, number: int) -> None:
+    """The call has the verdict, prompt, labels and audio that it has on Asterisk, and its declared status."""
+    call = [c for c in run.calls if c.scenario == name][number]
+
+    assert call.faults == ()
+
+
+def test_the_version_is_told(switch: World) -> None:
+    """The lab says which FreeSWITCH it talks to."""
+    assert "FreeSWITCH" in switch.version()
+
+
+def test_nothing_stays_on_the_switch(switch: World, run: Run) -> None:
+    """After all calls, those of the killed and the frozen handler too, no channel is left."""
+    assert run.calls
+    assert "0 total." in switch.fs_cli("show channels")
+
+
+GROUPS = ["not_opted_in", "own_block", "system", "withheld", "failed"]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_adapters_differ_only_where_declared(group: str) -> None:
+    """Between the two PBXs a refusal differs by 608 for system refusals, and by nothing else."""
+    ours, theirs = refusal(group, ASTERISK), refusal(group, FREESWITCH)
+
+    assert ours == theirs or (group, ours[0], theirs[0]) == ("system", 603, 608)
