@@ -115,6 +115,8 @@ class Engine:
             found = [n for n in self._client.networks.list(names=[name]) if n.name == name]
             for network in found:
                 network.reload()
+                if _abandoned(network.attrs) and _same_network(network.attrs, subnet, internal=internal):
+                    return  # what an engine that lost count would not remove; nobody is on it
                 self._require_mine(network.attrs.get("Labels"), f"docker network rm {name}", f"network {name}")
             good = [n for n in found if _same_network(n.attrs, subnet, internal=internal)]
             for network in found:
@@ -282,7 +284,19 @@ class Engine:
         network.reload()
         for container_id in network.attrs.get("Containers") or {}:
             network.disconnect(container_id, force=True)
-        network.remove()
+        network.reload()
+        try:
+            network.remove()
+        except docker_errors.APIError as error:
+            # Engine 20.10 may count endpoints that are gone. Nobody is on it, and the next `up` takes it over.
+            if "active endpoints" not in str(error.explanation) or not _abandoned(network.attrs):
+                raise
+
+
+def _abandoned(attrs: Mapping[str, Any]) -> bool:
+    """Whether a network is some lab's and no container is on it."""
+    labels = attrs.get("Labels") or {}
+    return labels.get(LABEL) == "lab" and not attrs.get("Containers")
 
 
 def _same_network(attrs: Mapping[str, Any], subnet: IPv4Network, *, internal: bool) -> bool:
