@@ -43,9 +43,8 @@ def _examine(world: World) -> Iterator[Finding]:
     for row in world.status():
         fine = row.state not in ("not running", "not registered")
         yield Finding(f"{row.name}: {row.state}", ok=fine, remedy="`pbxguard lab up` starts what is missing")
-    code, text = world.engine.run(world.container("pbx"), "asterisk", "-rx", "core show version")
-    version = text.strip().splitlines()[0][:120] if text.strip() else "no answer"
-    yield Finding(f"PBX: {version}", ok=code == 0, remedy="`docker logs pbxguard-pbx` says why")
+    version = world.version()[:120] or "no answer"
+    yield Finding(f"PBX: {version}", ok=version != "no answer", remedy="`docker logs pbxguard-pbx` says why")
     host, port = world.handler.address
     probe = f"exec 3<>/dev/tcp/{host}/{port}"
     code, _ = world.engine.run(world.container("pbx"), "bash", "-c", probe, timeout=5)

@@ -206,7 +206,7 @@ class World:
         rows = [
             Row(
                 "pbx",
-                "guarded Asterisk",
+                f"guarded {self.pbx}",
                 f"{topology.PBX_CARRIER}, {topology.PBX_ACCESS}",
                 self._state_of("pbx", running),
             )

@@ -33,7 +33,7 @@ ROWS, QUICK_ROWS = 10_000_000, 200_000
 #: Free disk that a million rows need: the list as CSV and twice as a database, subscribers, consents, sorting.
 _MB_PER_MILLION = 700
 
-_NO_FREESWITCH = "the FreeSWITCH adapter is not there yet"
+_NO_FREESWITCH = "the bench has no FreeSWITCH yet"
 
 # A pipe has no width of its own, and the table needs more than the 80 columns that it would get.
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
