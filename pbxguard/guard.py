@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from time import monotonic, perf_counter_ns
 
 import structlog
@@ -188,7 +189,8 @@ class Guard:
         language: str,
         version: str,
     ) -> Decided:
-        treatment = treatment_for(
+        treat = partial(
+            treatment_for,
             verdict,
             trunk=call.trunk,
             capabilities=capabilities,
@@ -197,16 +199,9 @@ class Guard:
             has_offer=call.has_offer,
             display_name=call.display_name,
         )
+        treatment = treat()
         if treatment.prompt and not self._may_prompt(call.trunk):
-            treatment = treatment_for(
-                verdict,
-                trunk=call.trunk,
-                capabilities=capabilities,
-                pack=self.pack,
-                language=language,
-                display_name=call.display_name,
-                may_prompt=False,
-            )
+            treatment = treat(may_prompt=False)
         elapsed = (perf_counter_ns() - started) // 1000
         return Decided(call, verdict, treatment, elapsed, version)
 
