@@ -10,12 +10,13 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pbxguard.errors import BadConfig
 from pbxguard.screening.call import Roaming, Trunk
 
 _Port = Annotated[int, Field(ge=1, le=65535)]
+_CliPrefix = Annotated[str, Field(pattern=r"^[0-9*#+]{1,12}$")]
 _TrunkName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")]
 
 
@@ -74,6 +75,49 @@ class TrunkSettings(_Section):
     prompt: Literal["early", "answer", "none"] = "early"
     hostile_ok: bool = False
     prompts_per_minute: Annotated[int, Field(ge=0)] = 600
+    cli_prefixes: tuple[_CliPrefix, ...] = ()
+
+
+_LAB_DNO = (
+    *("110", "119", "120", "122"),
+    *("10000", "10001", "10010", "10085", "10086", "10099"),
+    *("12381", "95110", "96110"),
+)
+
+#: What the CN pack would refuse without a source that confirms it, and the lab wants: the specification's vectors.
+LAB_ACCEPTED = (
+    "trunk:intl_gateway.national_mobile",
+    "trunk:intl_gateway.cli_missing",
+    "trunk:sms_intl.national_fixed",
+    "trunk:sms_intl.national_mobile",
+    "trunk:sms_intl.cli_missing",
+    *(f"dno:{number}" for number in _LAB_DNO),
+)
+
+_Name = Annotated[str, Field(min_length=1, max_length=80)]
+
+
+class ScreeningSettings(_Section):
+    """What the site chooses of its country pack. An unknown name is an error that lists near ones.
+
+    Attributes:
+        pack: Id of a shipped pack (``cn``), or a folder such as ``./packs/cn``.
+        accept_unverified: What the pack would refuse without a source that confirms it, and this site wants: a rule
+            id, ``class:NAME``, ``dno:NUMBER``, ``trunk:KIND.KEY`` or ``default_off:PROVINCE.CHANNEL``; ``*`` is all.
+        shadow_rules: Rule ids that are noted and decide nothing.
+        shadow_lists: Names of lists that are noted and decide nothing.
+        rules_off: Rule ids that are not asked.
+    """
+
+    pack: _Name = "cn"
+    accept_unverified: tuple[_Name, ...] = ()
+    shadow_rules: tuple[_Name, ...] = ()
+    shadow_lists: tuple[_Name, ...] = ()
+    rules_off: tuple[_Name, ...] = ()
+
+
+#: The lab's choice, which applies where a site has no [screening].
+LAB_SCREENING = ScreeningSettings(accept_unverified=LAB_ACCEPTED)
 
 
 #: The trunks of the lab, which apply where a site declares none.
@@ -86,9 +130,10 @@ LAB_TRUNKS: dict[str, TrunkSettings] = {
 
 
 class Settings(_Section):
-    """All settings of a site."""
+    """All settings of a site. ``pack`` is ``screening.pack``, by its older name."""
 
     pack: str = "cn"
+    screening: ScreeningSettings = LAB_SCREENING
     state: Path | None = None
     prompts: Path | None = None
     guard: GuardSettings = GuardSettings()
@@ -98,6 +143,22 @@ class Settings(_Section):
     store: StoreSettings = StoreSettings()
     log: LogSettings = LogSettings()
     trunks: dict[_TrunkName, TrunkSettings] = LAB_TRUNKS
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_pack(cls, given: object) -> object:
+        """Let the two names of the pack say the same; what the lab accepts is of its own pack only."""
+        if not isinstance(given, dict):
+            return given
+        screening = given.get("screening")
+        if isinstance(screening, ScreeningSettings):
+            return {**given, "pack": screening.pack}
+        if screening is None and given.get("pack", "cn") != "cn":
+            return {**given, "screening": {"pack": given["pack"]}}
+        if isinstance(screening, dict):
+            name = screening.get("pack", given.get("pack", "cn"))
+            return {**given, "pack": name, "screening": {**screening, "pack": name}}
+        return given
 
     @property
     def state_dir(self) -> Path:
@@ -157,7 +218,17 @@ def _read(path: Path) -> Settings:
     except ValidationError as error:
         raise BadConfig(_explain(path, text, error)) from error
     _check_times(path, text, settings)
+    _check_pack(path, text)
     return settings
+
+
+def _check_pack(path: Path, text: str) -> None:
+    """Refuse two packs under the two names of the setting."""
+    given = tomllib.loads(text)
+    older, newer = given.get("pack"), given.get("screening", {}).get("pack")
+    if older is not None and newer is not None and older != newer:
+        line = _line_of(text, ["screening", "pack"])
+        raise BadConfig(f"{path}:{line}: screening.pack: {newer!r}, but pack is {older!r}; leave one of them out")
 
 
 def _check_times(path: Path, text: str, settings: Settings) -> None:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from time import monotonic, perf_counter_ns
@@ -24,7 +24,7 @@ from limits.strategies import FixedWindowRateLimiter
 from pbxguard.config import Settings
 from pbxguard.errors import PbxguardError
 from pbxguard.screening import policy
-from pbxguard.screening.call import Call, Failed, Trunk, Verdict
+from pbxguard.screening.call import Basis, Call, Failed, Trunk, Verdict
 from pbxguard.screening.pack import Pack
 from pbxguard.screening.treatment import Capabilities, Treatment, treatment_for
 from pbxguard.store import DecisionRow, Store
@@ -56,6 +56,7 @@ class Guard:
         settings: Deadline and number of workers.
         clock: The time of a call, UTC; tests give their own.
         recording: Keep decisions for *explain*; False for what-if questions.
+        trace: Note what each rule saw; None is as ``recording``.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Guard:
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         recording: bool = True,
+        trace: bool | None = None,
     ) -> None:
         self.settings = settings
         self.pack = pack
@@ -76,6 +78,7 @@ class Guard:
         self._workers = _Workers(settings.guard.workers)
         self._prompts = FixedWindowRateLimiter(MemoryStorage())
         self._diary = _Diary(store) if recording else None
+        self._trace = recording if trace is None else trace
 
     def close(self) -> None:
         """Write what is still to be written and end the workers."""
@@ -90,8 +93,8 @@ class Guard:
         version = ""
         try:
             heard = policy.read(call, self.pack)
-            facts = self._store.facts(heard.cli.key, heard.callee_keys)
-            verdict = policy.decide(call, heard, facts, self.pack)
+            facts = self._store.facts(heard.cli.key, heard.callee_keys, heard.tags)
+            verdict = policy.decide(call, heard, facts, self.pack, trace=self._trace, stopwatch=perf_counter_ns)
             version = self._store.lists_version() if verdict.basis.entry else ""
             subscriber = facts.callees.get(heard.callee.key or "")
             if subscriber is not None:
@@ -168,13 +171,9 @@ class Guard:
         """``Failed``, unless the rules that need no store decide: nobody is kept from an emergency number."""
         try:
             heard = policy.read(call, self.pack)
-            verdict = policy.decide_without_facts(call, heard, self.pack)
+            return policy.decide_without_facts(call, heard, self.pack, why)
         except Exception:  # noqa: BLE001 - the trouble at hand may be this very one, and it is logged already
             return Failed(why)
-        failed = Failed(why)
-        return verdict or replace(
-            failed, basis=replace(failed.basis, cli=heard.cli, callee=heard.callee, pack=self.pack.name)
-        )
 
     def _failed(self, call: Call, capabilities: Capabilities, started: int, why: str) -> Decided:
         verdict = self._without_store(call, why)
@@ -247,8 +246,23 @@ def decision_row(decided: Decided) -> DecisionRow:
             "user_agent": call.user_agent,
             "source": call.source,
             "has_offer": call.has_offer,
+            "withheld": treatment.withhold,
+            "legal_basis": basis.legal_basis,
+            **_trace_of(basis),
         },
     )
+
+
+def _trace_of(basis: Basis) -> dict[str, object]:
+    """What the rules saw, without those that are for other calls; nothing where there was no trace."""
+    found: dict[str, object] = {}
+    if basis.steps:
+        found["steps"] = [
+            [step.rule, step.outcome, step.saw, step.ns] for step in basis.steps if step.outcome != "skipped"
+        ]
+    if basis.shadow:
+        found["shadow"] = [list(hit) for hit in basis.shadow]
+    return found
 
 
 #: The most calls that wait for one worker. At a millisecond a decision that is a fifth of the usual deadline.

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pbxguard import config
-from pbxguard.errors import BadConfig
+from pbxguard import config, packs
+from pbxguard.errors import BadConfig, BadPack
 from pbxguard.screening.call import Roaming, Trunk
 
 WHOLE = """\
@@ -152,6 +152,76 @@ def test_connection_that_lasts_as_long_as_the_deadline(tmp_path: Path) -> None:
     """Equal times are accepted."""
     text = "[asterisk]\nrequest_timeout_ms = 500\n[guard]\ndeadline_ms = 500\n"
     assert config.load(written(tmp_path, text)).asterisk.request_timeout_ms == 500
+
+
+SCREENING = """\
+[screening]
+pack = "cn"
+accept_unverified = ["trunk:intl_gateway.cli_missing"]
+shadow_rules = ["5.punishment"]
+shadow_lists = ["reports"]
+rules_off = ["8.from_pai"]
+"""
+
+
+def test_what_a_site_chooses_of_its_pack(tmp_path: Path) -> None:
+    """Each of the four lists arrives as written, and the pack by either of its names."""
+    chosen = config.load(written(tmp_path, SCREENING)).screening
+    assert chosen.accept_unverified == ("trunk:intl_gateway.cli_missing",)
+    assert (chosen.shadow_rules, chosen.shadow_lists) == (("5.punishment",), ("reports",))
+    assert (chosen.rules_off, chosen.pack) == (("8.from_pai",), "cn")
+    for text in ('pack = "de"', '[screening]\npack = "de"', 'pack = "de"\n[screening]\npack = "de"'):
+        settings = config.load(written(tmp_path, text))
+        assert (settings.pack, settings.screening.pack, settings.screening.accept_unverified) == ("de", "de", ())
+
+
+def test_without_a_choice_the_labs_applies() -> None:
+    """With no [screening] the lab's list is accepted, and the shipped CN pack loads with it."""
+    settings = config.load()
+    assert settings.screening.accept_unverified == config.LAB_ACCEPTED
+    assert packs.load(settings.pack, settings.screening).id == "cn"
+    assert config.Settings(screening=config.ScreeningSettings(pack="gb")).pack == "gb"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[screening]\nshadow = ['x']", ":2: screening.shadow: no setting has this name"),
+        ("[screening]\nrules_off = 'x'", ":2: screening.rules_off: Input should be a valid tuple"),
+        ("[screening]\nrules_off = [1]", ":2: screening.rules_off.0: Input should be a valid string"),
+        ("[screening]\nrules_off = ['']", ":2: screening.rules_off.0: String should have at least 1"),
+        ("screening = 3", ":1: screening: Input should be a valid dictionary"),
+        ("pack = 'cn'\n[screening]\npack = 'de'", ":3: screening.pack: 'de', but pack is 'cn'"),
+        ("[trunks.a]\nkind = 'x'\ncli_prefixes = ['abc']", ":3: trunks.a.cli_prefixes.0: String should match"),
+    ],
+)
+def test_wrong_choice_is_named(tmp_path: Path, text: str, message: str) -> None:
+    """File, line and key of what is wrong."""
+    assert refused(written(tmp_path, text)).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("text", "near"),
+    [
+        ("accept_unverified = ['*']\nrules_off = ['5.punishmnt']", "5.punishment"),
+        ("accept_unverified = ['*']\nshadow_rules = ['7.default']", "7.default_off"),
+        ("accept_unverified = ['trunk:intl_gateway.cli_mising']", "trunk:intl_gateway.cli_missing"),
+        ("accept_unverified = ['*']\nrules_off = ['1.emergency']", "1.emergency"),
+    ],
+)
+def test_unknown_choice_lists_near_names(tmp_path: Path, text: str, near: str) -> None:
+    """A name that the pack does not have, or a rule that nobody may switch off, is refused when the pack is read."""
+    settings = config.load(written(tmp_path, f"[screening]\n{text}"))
+    with pytest.raises((BadConfig, BadPack)) as error:
+        packs.load(settings.pack, settings.screening)
+    assert near in str(error.value)
+
+
+def test_unverified_refusal_must_be_accepted(tmp_path: Path) -> None:
+    """A pack row that refuses calls without a source names its file and line, and what to write to accept it."""
+    settings = config.load(written(tmp_path, "[screening]\naccept_unverified = []"))
+    with pytest.raises(BadPack, match=r"line \d+: .*screening\.accept_unverified"):
+        packs.load(settings.pack, settings.screening)
 
 
 def test_not_utf8(tmp_path: Path) -> None:

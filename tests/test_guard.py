@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic, perf_counter_ns
@@ -57,11 +58,11 @@ class Blocked(Store):
         self.released = threading.Event()
         self.asked = 0
 
-    def facts(self, cli_key: str | None, callees: tuple[str, ...]) -> Facts:
+    def facts(self, cli_key: str | None, callees: tuple[str, ...], tags: tuple[str, ...] = ()) -> Facts:
         if self.stalled in callees:
             self.asked += 1
             self.released.wait(LIMIT)
-        return super().facts(cli_key, callees)
+        return super().facts(cli_key, callees, tags)
 
 
 class Broken(Store):
@@ -69,7 +70,7 @@ class Broken(Store):
 
     trouble: Exception = StoreUnavailable("guard.db: the database is damaged")
 
-    def facts(self, cli_key: str | None, callees: tuple[str, ...]) -> Facts:
+    def facts(self, cli_key: str | None, callees: tuple[str, ...], tags: tuple[str, ...] = ()) -> Facts:
         raise self.trouble
 
 
@@ -226,7 +227,7 @@ from pbxguard.screening.treatment import ASTERISK
 from pbxguard.store import Store
 
 class Stuck(Store):
-    def facts(self, cli_key, callees):
+    def facts(self, cli_key, callees, tags=()):
         threading.Event().wait()
 
 store = Stuck.open(sys.argv[1])
@@ -457,7 +458,7 @@ def test_labels_of_a_detector_reach_the_record(store: Store) -> None:
     """Flags in the facts become labels of the verdict and of its row."""
 
     class Flagged(Store):
-        def facts(self, cli_key, callees) -> Facts:
+        def facts(self, cli_key, callees, tags=()) -> Facts:
             return Facts(flags=(Label.SIMBOX_SUSPECTED,))
 
     with Flagged(store.path) as flagged:
@@ -467,3 +468,48 @@ def test_labels_of_a_detector_reach_the_record(store: Store) -> None:
     assert (row.reason, row.labels, row.extra["display"]) == (
         "simbox_suspected", ("simbox_suspected",), "疑似GOIP 谨慎接听",
     )  # fmt: skip
+
+
+async def test_recorded_decision_has_its_trace(store: Store) -> None:
+    """The row says what each rule saw, and on which law a refusal rests; rules for other calls are left out."""
+    guard = Guard(store, CN, settings())
+    await guard.decide_soon(call(), ASTERISK)
+    guard.close()
+    row = store.decision("c1")
+    assert row is not None
+    steps = row.extra["steps"]
+    assert [step[0] for step in steps][-1] == row.rule == "7.default_off"
+    assert steps[-1][1:3] == ["decides", "zhejiang, cm, voice: closed from 2022-05-20"]
+    assert all(step[3] >= 0 and step[1] != "skipped" for step in steps)
+    assert sum(step[3] for step in steps) > 0
+    assert (row.extra["legal_basis"], "shadow" in row.extra) == ("", False)
+
+
+def test_what_if_has_a_trace_when_asked(store: Store) -> None:
+    """A question that is not recorded costs no trace, unless somebody wants to see it."""
+    for trace, steps in ((None, False), (True, True), (False, False)):
+        guard = Guard(store, CN, settings(), recording=False, trace=trace)
+        assert bool(guard.decide(call(), ASTERISK).verdict.basis.steps) is steps
+        guard.close()
+
+
+def test_shadow_reaches_the_record(store: Store) -> None:
+    """What a rule in shadow would have done is in the row of the call, which goes on."""
+    pack = replace(CN, rules=tuple(replace(r, mode="shadow") if r.step == 7 else r for r in CN.rules))
+    guard = Guard(store, pack, settings(), recording=False)
+    decided = guard.decide(call(), ASTERISK)
+    guard.close()
+    assert decided.treatment.connect
+    assert decision_row(decided).extra["shadow"] == [["7.default_off", "block", "intl_default_off"]]
+
+
+def test_cli_stays_withheld_when_the_store_fails(store: Store) -> None:
+    """A number that no rule may show is not shown either where the failure policy lets the call through."""
+    trunks = {**CN.trunks, "intl_gateway": replace(CN.trunks["intl_gateway"], national_fixed="anonymise")}
+    with Broken(store.path) as broken:
+        guard = Guard(broken, replace(CN, trunks=trunks), settings(), recording=False)
+        decided = guard.decide(call("+861065551234"), ASTERISK)
+        guard.close()
+    assert isinstance(decided.verdict, Failed)
+    assert (decided.treatment.connect, decided.treatment.withhold) == (True, True)
+    assert decision_row(decided).extra["withheld"] is True

@@ -49,7 +49,7 @@ class App:
 
     @cached_property
     def pack(self) -> Pack:
-        return packs.load(self.settings.pack)
+        return packs.load(self.settings.pack, self.settings.screening)
 
     @cached_property
     def store(self) -> Store:

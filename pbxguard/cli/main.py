@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from pbxguard import __version__, log
-from pbxguard.cli import decide, lists, registry, serve, subscribers
+from pbxguard.cli import decide, explain, lists, privacy, registry, serve, subscribers
 from pbxguard.cli.context import App, complain
 
 
@@ -64,10 +64,11 @@ def pbxguard(ctx: click.Context, config_path: Path | None) -> None:
 
 
 pbxguard.add_command(decide.check)
-pbxguard.add_command(decide.explain)
+pbxguard.add_command(explain.explain)
 pbxguard.add_command(subscribers.subscribers)
 pbxguard.add_command(registry.registry)
 pbxguard.add_command(lists.lists)
+pbxguard.add_command(privacy.privacy)
 pbxguard.add_command(serve.serve)
 
 

@@ -1,14 +1,19 @@
 """``registry``: who receives which class of call; the operator's side of texting 1219 to 10086."""
 
-import getpass
-import os
+import re
+import sys
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import click
 
-from pbxguard.cli.context import App, out, pass_app, reported, show_json, show_table
+from pbxguard.cli.context import App, complain, out, pass_app, reported, show_json, show_table
+from pbxguard.cli.cutover import cutover
+from pbxguard.cli.longrun import counting, user, written
 from pbxguard.errors import BadInput
 from pbxguard.screening.registry import CallClass, ConsentEvent, Verb
+from pbxguard.store import EVENT_COLUMNS, write_events
 
 _class = click.option(
     "--class", "call_class", type=click.Choice(["intl", "hmt", "all"]), default="all", show_default=True,
@@ -21,10 +26,19 @@ _evidence = click.option("--evidence", default="", help="Reference to the proof,
 
 @click.group()
 def registry() -> None:
-    """The opt-in registry: an append-only ledger of who opened or closed what, and when."""
+    """The opt-in registry: an append-only ledger of who opened or closed what, and when.
+
+    Each event carries the hash of the one before it; `pbxguard registry verify` finds a ledger that was tampered
+    with.
+    """
 
 
-@registry.command("open")
+registry.add_command(cutover)
+
+
+@registry.command(
+    "open", epilog="Example: pbxguard registry open 13957100001 --class hmt --until 2027-01-01 --evidence 'form 17'"
+)
 @click.argument("number")
 @_class
 @_channel
@@ -42,7 +56,7 @@ def open_(
     _append(app, Verb.OPEN, number, call_class, channel, caller, evidence, until, at)
 
 
-@registry.command()
+@registry.command(epilog="Example: pbxguard registry close 13957100001 --class intl --channel sms")
 @click.argument("number")
 @_class
 @_channel
@@ -71,6 +85,7 @@ def show(app: App, number: str, *, as_json: bool) -> None:
     rows = [
         (c.call_class, c.channel, c.caller or "(all)", c.verb, app.local(c.since), app.local(c.until))
         for c in consents
+        if c.verb is not Verb.RESET  # closed by a cut-over that was undone: as if it had never been
     ]
     if as_json:
         show_json([dict(zip(columns, row, strict=True)) for row in rows])
@@ -86,7 +101,11 @@ def show(app: App, number: str, *, as_json: bool) -> None:
 @pass_app
 @reported
 def history(app: App, number: str, *, as_json: bool) -> None:
-    """Every line of the ledger about NUMBER: what, who, by which way, with what evidence."""
+    """Every line of the ledger about NUMBER: what, who, by which way, with what evidence.
+
+    The oldest line first. "reset" takes back what a cut-over closed.
+    """
+    key = app.key(number)
     columns = (
         "recorded",
         "effective",
@@ -102,20 +121,111 @@ def history(app: App, number: str, *, as_json: bool) -> None:
     rows = [
         (app.local(e.recorded_at), app.local(e.effective_at), e.verb, e.call_class, e.channel,
          e.caller or "(all)", app.local(e.until), e.actor, e.via, e.evidence)
-        for e in app.store.history(app.key(number))
+        for e in app.store.history(key)
     ]  # fmt: skip
     if as_json:
         show_json([dict(zip(columns, row, strict=True)) for row in rows])
+    elif rows:
+        # a narrow terminal has no room for columns that say nothing
+        told = [place for place in range(len(columns)) if any(row[place] not in ("", "(all)") for row in rows)]
+        show_table([columns[place] for place in told], [[row[place] for place in told] for row in rows])
     else:
-        show_table(columns, rows)
+        out.print(f"the ledger has no line about {key}")
 
 
-def _user() -> str:
-    """Who is at the keyboard; in a container that may be a number without a name."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return str(os.getuid())
+@registry.command("import", epilog="Example: pbxguard registry import optins.csv --dry-run")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--dry-run", is_flag=True, help="Check every row, say what would be appended, and change nothing.")
+@pass_app
+@reported
+def import_(app: App, file: Path, *, dry_run: bool) -> None:
+    """Append the events of a CSV file: all rows or none.
+
+    Needed are the columns "number", "class" (intl, hmt), "verb" (open, close, reset) and "effective_at"; the others
+    are those that export writes. Times have an offset, such as 2027-01-01T00:00:00+08:00. An event that the ledger
+    has already is left out, so a file may be imported again.
+    """
+    with counting(f"importing {file.name}") as count:
+        report = app.store.import_events(
+            file, app.key, now=datetime.now(UTC), actor=f"cli:{user()}", dry_run=dry_run, progress=count
+        )
+    done = "would append" if dry_run else "appended"
+    known = report.rows - report.added
+    out.print(f"{done} {report.added} events" + (f"; {known} are in the ledger already" if known else ""))
+
+
+@registry.command(epilog="Example: pbxguard registry export ledger.csv")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, writable=True), required=False)
+@pass_app
+@reported
+def export(app: App, file: Path | None) -> None:
+    """Write the whole ledger as CSV to FILE or standard output, in its order.
+
+    Importing it into an empty database gives the same ledger, with the same head, and the same state.
+    """
+    if file is None:
+        write_events(sys.stdout, app.store.iter_events())
+        return
+    with written(file) as text, counting(f"writing {file.name}") as count:
+        total = write_events(text, _counted(app.store.iter_events(), count))
+    out.print(f"wrote {total} events to {file} (columns {','.join(EVENT_COLUMNS)})", markup=False)
+
+
+@registry.command(
+    epilog="Example: pbxguard registry verify --head "
+    "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 --count 1204"
+)
+@click.option("--head", metavar="HASH", help="The head that an earlier run printed, noted somewhere else.")
+@click.option("--count", type=click.IntRange(0), metavar="N", help="The number of events that it printed.")
+@click.option("--json", "as_json", is_flag=True)
+@pass_app
+@reported
+def verify(app: App, head: str | None, count: int | None, *, as_json: bool) -> None:
+    """Find out whether the ledger and the state that decisions read are what was written.
+
+    An event that was changed, removed, put in or moved is found and the first one named, and so is a state that
+    does not follow from the ledger; the exit code is then 1. Who can write to the database can also compute
+    every hash anew: note the printed head and number somewhere else, and give them with --head and --count
+    later; the ledger may have grown since.
+    """
+    if count is not None and head is None:
+        raise click.UsageError("--count says how many events the noted head had; give --head too")
+    if head is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", head):
+        raise click.BadParameter("a head is 64 hexadecimal digits, as this command prints it", param_hint="--head")
+    with counting("verifying") as progress:
+        found = app.store.verify_ledger(
+            head=None if head is None else bytes.fromhex(head), count=count, progress=progress
+        )
+    if as_json:
+        show_json(
+            {
+                "ok": not found.fault,
+                "events": found.events,
+                "head": found.head,
+                "states": found.states,
+                "fault": found.fault or None,
+                "event": found.event_id,
+                "number": found.number or None,
+            }
+        )
+    elif not found.fault:
+        noted = "" if head is None else "; the noted head is in it"
+        out.print(f"{found.events} events, head {found.head}{noted}")
+        out.print(f"{found.states} rows of state follow from them")
+    if found.fault:
+        complain(
+            f"{found.fault} ({found.events} events before it are whole, head {found.head}); compare with a backup"
+            if found.event_id is not None
+            else f"{found.fault}; compare with a backup"
+        )
+        sys.exit(1)
+
+
+def _counted(events: Iterator[ConsentEvent], count: Callable[[str, int], None]) -> Iterator[ConsentEvent]:
+    for number, event in enumerate(events, 1):
+        yield event
+        if number % 5000 == 0:
+            count("events", number)
 
 
 def _append(
@@ -136,11 +246,11 @@ def _append(
             verb=verb,
             effective_at=effective,
             recorded_at=now,
-            actor=f"cli:{_user()}",
+            actor=f"cli:{user()}",
             via="cli",
             until=end,
             caller=caller_key,
-            evidence=evidence[:200],
+            evidence=evidence,
         )
         for each in classes
     )

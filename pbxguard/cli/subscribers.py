@@ -11,7 +11,7 @@ from pbxguard.errors import BadInput, PbxguardError, UnknownName
 from pbxguard.screening.call import Subscriber
 
 _COLUMNS = ("number", "operator", "province", "language")
-_OPERATORS = ("cm", "cu", "ct", "cbn")
+OPERATORS = ("cm", "cu", "ct", "cbn")
 
 
 @click.group()
@@ -24,7 +24,7 @@ def subscribers() -> None:
 
 @subscribers.command()
 @click.argument("number")
-@click.option("--operator", type=click.Choice(_OPERATORS), required=True)
+@click.option("--operator", type=click.Choice(OPERATORS), required=True)
 @click.option("--province", required=True, help="As in the pack: zhejiang, heilongjiang ...")
 @click.option("--language", type=click.Choice(["zh", "en"]), default="zh", show_default=True)
 @pass_app
@@ -95,8 +95,8 @@ def export(app: App) -> None:
 
 
 def _subscriber(app: App, number: str, operator: str, province: str, language: str) -> Subscriber:
-    if operator not in _OPERATORS:
-        raise BadInput(f"operator {operator[:40]!r} is not one of {', '.join(_OPERATORS)}")
+    if operator not in OPERATORS:
+        raise BadInput(f"operator {operator[:40]!r} is not one of {', '.join(OPERATORS)}")
     if language not in ("zh", "en"):
         raise BadInput(f"language {language[:40]!r} is not zh or en")
     known = app.pack.provinces

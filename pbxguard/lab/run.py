@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from pbxguard import prompts
@@ -24,8 +24,9 @@ from pbxguard.lab.waiting import wait_for
 from pbxguard.lab.wire import Capture
 from pbxguard.lab.world import World
 from pbxguard.packs import load as load_pack
-from pbxguard.screening.lists import Action, ListEntry
+from pbxguard.screening.lists import NOTES, Action, ListEntry
 from pbxguard.screening.numbering import home_key
+from pbxguard.screening.privacy import Binding
 from pbxguard.screening.registry import CallClass, ConsentEvent, Verb
 from pbxguard.screening.treatment import ASTERISK, FREESWITCH, refusal
 from pbxguard.store import DecisionRow, Store
@@ -189,7 +190,20 @@ class Stage:
                 owner = _number(entry.subscriber) if entry.subscriber else ""
                 name = entry.list or ("own" if owner else "system")
                 pattern = entry.pattern if entry.pattern.endswith("*") else home_key(entry.pattern, self.pack)
+                if entry.action == "note":
+                    for other in NOTES - {name}:  # the notes of an earlier call of this CLI
+                        store.remove_entry("", pattern, other)
                 store.add_entry(ListEntry(owner, pattern, Action(entry.action), name, source="scenario"))
+            store.bind(
+                Binding(
+                    x=home_key(each.x, self.pack),
+                    a="",
+                    b=_number(each.callee),
+                    since=now - timedelta(days=1),
+                    until=now if each.expired else None,
+                )
+                for each in given.bindings
+            )
 
     def disturbed(self, how: str) -> AbstractContextManager[None]:
         """The handler killed or frozen in this block."""

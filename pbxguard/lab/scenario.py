@@ -26,9 +26,17 @@ class EntryGiven(_Part):
     """A list entry before the call."""
 
     pattern: str
-    action: Literal["allow", "block"] = "block"
+    action: Literal["allow", "block", "note"] = "block"
     subscriber: str | None = None
     list: str | None = None
+
+
+class BindingGiven(_Part):
+    """A privacy number bound to a callee before the call, or one whose binding has run out."""
+
+    x: str
+    callee: str
+    expired: bool = False
 
 
 class Given(_Part):
@@ -40,6 +48,7 @@ class Given(_Part):
 
     registry: tuple[ConsentGiven, ...] = ()
     lists: tuple[EntryGiven, ...] = ()
+    bindings: tuple[BindingGiven, ...] = ()
     handler: Literal["running", "killed", "frozen"] = "running"
 
 

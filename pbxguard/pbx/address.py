@@ -30,6 +30,21 @@ def caller_user(address: str) -> str:
     return uri_user(address)
 
 
+def asserted_user(pai: str, rpid: str) -> str | None:
+    """The user part of what the network says of the caller: P-Asserted-Identity, else Remote-Party-ID, else None.
+
+    Of Remote-Party-ID (draft-ietf-sip-privacy-04) only one about the caller counts, and not one of which its sender
+    says that nobody verified it (``screen=no``): that is no more than From. Who sent it is judged elsewhere.
+    """
+    if pai:
+        # FreeSWITCH hands on the user part alone.
+        return (uri_user(pai) if ":" in pai or "<" in pai else pai) or None
+    said = rpid.rpartition(">")[2].lower().replace(" ", "").split(";")
+    if not rpid or "screen=no" in said or "party=called" in said:
+        return None
+    return uri_user(rpid) or None
+
+
 def diverted_by(values: str) -> tuple[str, ...]:
     """Users of Diversion values, the original callee first: RFC 5806 section 4 puts the newest one first."""
     users = [user for part in values.split(",") if (user := uri_user(part))]

@@ -12,7 +12,7 @@ from datetime import datetime
 from urllib.parse import parse_qs, urlsplit
 
 from pbxguard.errors import PeerProtocolError
-from pbxguard.pbx.address import caller_user, diverted_by, uri_user
+from pbxguard.pbx.address import asserted_user, caller_user, diverted_by
 from pbxguard.screening.call import Call, Trunk, Verdict
 from pbxguard.screening.treatment import Treatment
 
@@ -98,15 +98,14 @@ def set_variable(name: str, value: str) -> str:
 def call_from_agi(request: AgiRequest, trunk: Trunk, at: datetime) -> Call:
     """The call that a request describes. Every value is bounded; missing ones are empty.
 
-    Query names: ``from`` and ``pai`` are URIs or name-addrs, ``div`` one or more Diversion values, ``callee``
-    the dialled extension, ``offer`` the Content-Type of the INVITE's body.
+    Query names: ``from``, ``pai`` and ``rpid`` are URIs or name-addrs, ``div`` one or more Diversion values,
+    ``callee`` the dialled extension, ``offer`` the Content-Type of the INVITE's body.
     """
     query = request.query
 
     def text(name: str, limit: int = 200) -> str:
         return query.get(name, "")[:limit]
 
-    asserted = text("pai")
     return Call(
         call_id=text("call_id"),
         at=at,
@@ -114,7 +113,7 @@ def call_from_agi(request: AgiRequest, trunk: Trunk, at: datetime) -> Call:
         cli=caller_user(text("from", 400)) if "from" in query else text("cli"),
         callee=text("callee"),
         display_name=text("name", 80),
-        asserted=uri_user(asserted) if asserted else None,
+        asserted=asserted_user(text("pai"), text("rpid")),
         diverted_by=diverted_by(text("div", 400)),
         user_agent=text("ua", 100),
         source=text("source", 64),
@@ -125,9 +124,9 @@ def call_from_agi(request: AgiRequest, trunk: Trunk, at: datetime) -> Call:
 def pack_verdict(verdict: Verdict, treatment: Treatment) -> str:
     """The one variable that the dialplan gets, fields split by ``|``.
 
-    ``version|allow or block|status|mode|first prompt|second prompt|reason|labels|display``; a prompt is
-    ``<language>/<name>``. Every field is of our own making; a display text with ``|`` or a line end is a pack
-    error and is left out.
+    ``version|allow, withhold or block|status|mode|first prompt|second prompt|reason|labels|display``; a prompt is
+    ``<language>/<name>``, and ``withhold`` is to connect without the CLI. Every field is of our own making; a
+    display text with ``|`` or a line end is a pack error and is left out.
     """
     says = [f"{language}/{treatment.prompt}" for language in treatment.languages if treatment.prompt]
     display = treatment.display
@@ -135,7 +134,7 @@ def pack_verdict(verdict: Verdict, treatment: Treatment) -> str:
         display = ""
     fields = (
         VERSION,
-        "allow" if treatment.connect else "block",
+        ("withhold" if treatment.withhold else "allow") if treatment.connect else "block",
         "" if treatment.status is None else str(treatment.status),
         treatment.mode,
         says[0] if says else "",

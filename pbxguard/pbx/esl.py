@@ -11,7 +11,7 @@ from datetime import datetime
 from urllib.parse import unquote_to_bytes
 
 from pbxguard.errors import PeerProtocolError
-from pbxguard.pbx.address import caller_user, diverted_by, uri_user
+from pbxguard.pbx.address import asserted_user, caller_user, diverted_by
 from pbxguard.screening.call import Call, Trunk, Verdict
 from pbxguard.screening.treatment import Treatment
 
@@ -174,7 +174,6 @@ def call_from_esl(event: dict[str, str], trunk: Trunk, at: datetime) -> Call:
     def text(name: str, limit: int = 200) -> str:
         return event.get(name, "")[:limit]
 
-    asserted = event.get("variable_sip_P-Asserted-Identity", "")[-200:]
     diversion = event.get("variable_sip_h_Diversion", "")[-400:]
     return Call(
         call_id=text("variable_sip_call_id"),
@@ -184,12 +183,22 @@ def call_from_esl(event: dict[str, str], trunk: Trunk, at: datetime) -> Call:
         cli=caller_user(_from_uri(event.get("variable_sip_full_from", ""))[-200:]),
         callee=text("variable_sip_req_user", 64),
         display_name=text("variable_sip_from_display", 80),
-        asserted=(uri_user(asserted) or asserted) if asserted else None,
+        asserted=asserted_user(
+            event.get("variable_sip_P-Asserted-Identity", "")[-200:],
+            event.get("variable_sip_Remote-Party-ID", "")[-200:],
+        ),
         diverted_by=diverted_by(diversion),
         user_agent=text("variable_sip_user_agent", 100),
         source=f"{text('variable_sip_received_ip', 45)}:{text('variable_sip_received_port', 5)}",
         has_offer=bool(event.get("variable_switch_r_sdp")),
     )
+
+
+def _word(treatment: Treatment) -> str:
+    """What the dialplan branches on."""
+    if not treatment.connect:
+        return "block"
+    return "withhold" if treatment.withhold else "allow"
 
 
 def verdict_variables(verdict: Verdict, treatment: Treatment) -> dict[str, str]:
@@ -214,6 +223,6 @@ def verdict_variables(verdict: Verdict, treatment: Treatment) -> dict[str, str]:
         "pbxguard_say2": says[1] if len(says) > 1 else "",
         "pbxguard_call_info": treatment.call_info,
         # Last: the dialplan looks for this one.
-        VERDICT_VARIABLE: f"{VERSION}-{'allow' if treatment.connect else 'block'}",
+        VERDICT_VARIABLE: f"{VERSION}-{_word(treatment)}",
     }
     return {name: "" if any(c in value for c in ";\r\n\0'\\") else value for name, value in values.items() if value}

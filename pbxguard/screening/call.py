@@ -8,10 +8,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 from pbxguard.screening.lists import ListEntry
 from pbxguard.screening.numbering import Number
+from pbxguard.screening.privacy import Binding
+from pbxguard.screening.reasons import Label, Reason
 from pbxguard.screening.registry import Consent
+
+__all__ = [
+    "Allow",
+    "Basis",
+    "Block",
+    "Call",
+    "Channel",
+    "Facts",
+    "Failed",
+    "Label",
+    "Reason",
+    "Roaming",
+    "Shadow",
+    "Step",
+    "Subscriber",
+    "Trunk",
+    "Verdict",
+]
 
 
 class Channel(StrEnum):
@@ -29,51 +50,6 @@ class Roaming(StrEnum):
     UNKNOWN = "unknown"
 
 
-class Reason(StrEnum):
-    """Why a call was allowed or refused; the one primary reason of a verdict."""
-
-    DEFAULT = "default"
-    EMERGENCY_CALLEE = "emergency_callee"
-    SUBSCRIBER_ALLOWLIST = "subscriber_allowlist"
-    ROAMER_VERIFIED = "roamer_verified"
-    ROAMING_UNKNOWN = "roaming_unknown"
-    INTL_ORIGIN_NOTICE = "intl_origin_notice"
-    VERIFIED_GOV = "verified_gov"
-    VAS_CALL_CENTRE = "vas_call_centre"
-    PRIVACY_NUMBER = "privacy_number"
-    SIMBOX_SUSPECTED = "simbox_suspected"
-    CLI_INVALID = "cli_invalid"
-    CLI_MISSING = "cli_missing"
-    INTL_PREFIX_MISSING = "intl_prefix_missing"
-    NATIONAL_CLI_ON_INTL_TRUNK = "national_cli_on_intl_trunk"
-    FOREIGN_CLI_ON_ENTERPRISE_TRUNK = "foreign_cli_on_enterprise_trunk"
-    CLI_NOT_ALLOCATED = "cli_not_allocated"
-    DNO_INBOUND_ONLY = "dno_inbound_only"
-    CLASS_NOT_VOICE = "class_not_voice"
-    VAS_INBOUND_ONLY = "vas_inbound_only"
-    JOINT_PUNISHMENT = "joint_punishment"
-    SYSTEM_BLOCKLIST = "system_blocklist"
-    SUBSCRIBER_BLOCKLIST = "subscriber_blocklist"
-    INTL_DEFAULT_OFF = "intl_default_off"
-    PRIVACY_BINDING_EXPIRED = "privacy_binding_expired"
-    SEGMENT_BREAKER = "segment_breaker"
-    GUARD_FAILED = "guard_failed"
-
-
-class Label(StrEnum):
-    """What is told to the callee, or noted, about a call that is let through."""
-
-    INTL_ORIGIN_NOTICE = "intl_origin_notice"
-    VERIFIED_GOV = "verified_gov"
-    VAS_CALL_CENTRE = "vas_call_centre"
-    PRIVACY_NUMBER = "privacy_number"
-    ROAMING_UNKNOWN = "roaming_unknown"
-    SIMBOX_SUSPECTED = "simbox_suspected"
-    MVNO = "mvno"
-    RESERVED_RANGE = "reserved_range"
-    FROM_PAI_DISAGREE = "from_pai_disagree"
-
-
 @dataclass(frozen=True, slots=True)
 class Trunk:
     """One trunk as the site declares it.
@@ -81,15 +57,18 @@ class Trunk:
     Attributes:
         name: What dialplan and command line call it, such as ``intl``.
         kind: Its class in the country pack: intl_gateway, national, enterprise, sim_gateway, internal ...
-        trusted: Whether its P-Asserted-Identity counts (RFC 3325).
+        trusted: Whether its P-Asserted-Identity (RFC 3325), Remote-Party-ID and Diversion count.
         allocated: Enterprise trunks: the numbers (``057186554321``) and prefixes (``0571865*``) that the
             customer may show.
         outbound: Enterprise trunks: 95 call-centre codes may call out.
-        roaming: The answer for national mobile CLIs when no look-up is connected. ``no``: nobody vouches.
+        roaming: The answer for national mobile CLIs of which no note of the site says it (``lists.NOTES``).
+            ``no``: nobody vouches.
         fail: What happens to a call when the guard cannot decide: ``open`` or ``closed``.
         prompt: ``early`` (183, then the prompt), ``answer`` (billable: answer, then play) or ``none``.
         hostile_ok: 608 may go to this trunk without a contact for redress.
         prompts_per_minute: The most prompts a minute; past it a refusal is silent (RFC 8688 section 6).
+        cli_prefixes: What a gateway puts before the CLI, such as the prefix of a SIM box's port; cut before
+            the CLI is read.
     """
 
     name: str
@@ -102,6 +81,7 @@ class Trunk:
     prompt: str = "early"
     hostile_ok: bool = False
     prompts_per_minute: int = 600
+    cli_prefixes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +93,7 @@ class Call:
         at: When it arrived, UTC.
         cli: The From user part as on the wire (percent signs not decoded).
         callee: The called number as the PBX received it.
-        asserted: The P-Asserted-Identity user part, or None.
+        asserted: The P-Asserted-Identity user part, else that of Remote-Party-ID, or None.
         diverted_by: Numbers of Diversion or History-Info, the original callee first; they count on a trusted
             trunk only.
         has_offer: The INVITE carried SDP, so early media can reach the caller.
@@ -153,12 +133,44 @@ class Facts:
         listed: List entries that match the CLI: global ones and those of the callees. Not yet filtered by
             expiry: the policy does that with the time of the call.
         flags: Labels that a detector has put on this CLI.
+        bindings: Bindings of a privacy number for those callees, whatever their dates.
     """
 
     callees: Mapping[str, Subscriber] = field(default_factory=dict)
     consents: tuple[Consent, ...] = ()
     listed: tuple[ListEntry, ...] = ()
     flags: tuple[Label, ...] = ()
+    bindings: tuple[Binding, ...] = ()
+
+
+class Step(NamedTuple):
+    """One rule in a trace, in the order in which it was asked.
+
+    Attributes:
+        saw: What the rule looked at, in words of our own; never text that the caller wrote.
+        outcome: ``passes`` (it does not apply, or lets the call go on), ``decides``, ``labels``, ``shadow`` (it
+            would have decided), ``skipped`` (switched off, or for other trunks, channels or classes).
+        ns: What it took, nanoseconds; 0 where the answer is the same for all calls of this kind.
+    """
+
+    rule: str
+    saw: str
+    outcome: str
+    ns: int
+
+
+class Shadow(NamedTuple):
+    """What a rule or list in shadow would have decided; it had no effect.
+
+    Attributes:
+        rule: Rule id, or ``list:NAME``.
+        verdict: ``block``, ``allow``, ``anonymise`` or ``label``.
+        reason: The reason, or the label; "" where the rule names none.
+    """
+
+    rule: str
+    verdict: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,12 +178,15 @@ class Basis:
     """What a verdict rests on, for *explain*.
 
     Attributes:
-        rule: Id of the rule that decided (``policy`` numbers them).
+        rule: Id of the rule that decided (``rules.toml`` of the pack), or ``10.allow`` where none did.
         detail: One sentence in plain words; never contains text that the caller wrote.
         cli: The CLI as read, or None when it was not read (failure).
         callee: The callee as read.
         entry: The list entry that decided, if one did.
         pack: Pack id and version, such as ``cn 2026.11``.
+        steps: The rules one by one, where a trace was asked for.
+        shadow: What rules and lists in shadow would have decided.
+        legal_basis: Law and article: of the list entry that decided, else of the rule; "" where there is none.
     """
 
     rule: str
@@ -180,11 +195,14 @@ class Basis:
     callee: Number | None = None
     entry: ListEntry | None = None
     pack: str = ""
+    steps: tuple[Step, ...] = ()
+    shadow: tuple[Shadow, ...] = ()
+    legal_basis: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Allow:
-    """The callee receives the call, with these labels."""
+    """The callee receives the call, with these labels; without its CLI where ``cli_anonymised`` is among them."""
 
     reason: Reason
     basis: Basis
@@ -202,7 +220,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """No decision could be made; the failure policy of the trunk applies.
+    """No decision could be made; the failure policy of the trunk applies, with the labels of the rules that could.
 
     A third outcome, never a spare value of the other two: a call is not "allowed" because a disk is slow.
     """

@@ -1,58 +1,55 @@
-"""Decide one call. The order of the rules is the specification; each step is one function.
-
-Rules are tried in this order, and the first that decides ends it:
+"""Decide one call: the pack's rules, tried in ten fixed steps. The order is the specification.
 
 1. Emergency callee: allow, whoever calls.
 2. Charset and form of the CLI.
 3. Trunk rules: missing CLI, missing international prefix, unknown country, national CLI on an international
    trunk (with what the roaming look-up says), foreign CLI on an enterprise trunk, CLI not allocated.
-4. Class rules: no class or a wrong length, do-not-originate, a class that makes no voice calls.
-5. Punishment and system lists.
+4. Class rules: do-not-originate, no class or a wrong length, a class that makes no voice calls.
+5. Punishment and system lists, privacy bindings.
 6. The subscriber's own blocklist, then the own allowlist (which beats step 7, never 2 to 4).
 7. Default-off by region, operator, channel and date, against the opt-in registry.
 8. Labels that follow from the class or the origin.
 9. Detectors: labels that a detector has put on this caller.
 10. Allow.
 
-On a diverted call steps 6 and 7 hold for the original and for the final callee; who diverted is heard on a
-trusted trunk only, since any caller can write a Diversion. The trunk and class rules come from the country pack;
-this module has no number, province or date of its own. Sources of the rules are the ``source`` columns of the
-pack.
+Within a step the rules stand in the order of the pack's ``rules.toml``, and the first that blocks or allows ends
+it. On a diverted call steps 6 and 7 hold for the original and for the final callee; who diverted is heard on a
+trusted trunk only, since any caller can write a Diversion. This module knows steps and actions; what can be seen in
+a call is known to ``findings``, which findings matter to ``rules``, and numbers, provinces and dates to the pack.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from zoneinfo import ZoneInfo
+from typing import Literal, NamedTuple
 
-from pbxguard.screening import lists, registry
+from pbxguard.screening import lists
 from pbxguard.screening.call import (
     Allow,
     Basis,
     Block,
     Call,
-    Channel,
     Facts,
+    Failed,
     Label,
     Reason,
-    Roaming,
+    Shadow,
+    Step,
     Verdict,
 )
+from pbxguard.screening.findings import FOUND, Kind, Sight
 from pbxguard.screening.lists import Action, ListEntry
-from pbxguard.screening.numbering import Form, Number, read_callee, read_cli
-from pbxguard.screening.pack import BAD_LENGTH, Pack, TrunkRules
-from pbxguard.screening.registry import CallClass, Verb
-
-#: Classes of a CLI that claims another country and is no number there.
-_NO_COUNTRY = ("intl_bad_cc", "intl" + BAD_LENGTH)
-
-#: The list whose entries are the joint punishment measures (reason ``joint_punishment``).
-PUNISHMENT_LIST = "punishment"
+from pbxguard.screening.numbering import Number, read_callee, read_cli
+from pbxguard.screening.pack import Pack
+from pbxguard.screening.punishment import PUNISHMENT_LIST
+from pbxguard.screening.rules import FACTS_FROM, Rule, lets_in
 
 #: A verdict that lets a call through takes its reason from the first of these that applies.
 _REASON_OF_LABEL = {
+    Label.CLI_ANONYMISED: Reason.CLI_ANONYMISED,
     Label.ROAMING_UNKNOWN: Reason.ROAMING_UNKNOWN,
     Label.SIMBOX_SUSPECTED: Reason.SIMBOX_SUSPECTED,
     Label.INTL_ORIGIN_NOTICE: Reason.INTL_ORIGIN_NOTICE,
+    Label.PUNISHED_RETAINED: Reason.PUNISHED_RETAINED,
     Label.VERIFIED_GOV: Reason.VERIFIED_GOV,
     Label.VAS_CALL_CENTRE: Reason.VAS_CALL_CENTRE,
     Label.PRIVACY_NUMBER: Reason.PRIVACY_NUMBER,
@@ -64,277 +61,366 @@ class Heard:
     """The numbers of one call, read.
 
     Attributes:
-        cli: The CLI that the rules look at: P-Asserted-Identity on a trusted trunk, else From (RFC 3325).
+        cli: The CLI that the rules look at: the identity that a trusted trunk asserts, else From (RFC 3325).
         presented: The From CLI, which is what the callee would see.
         callee: The final callee.
         diverted_by: Those who diverted the call, the original callee first; empty on a trunk that is not trusted.
+        tags: What list patterns and the store may know the CLI by besides its number: its class, its group, its
+            region (``region:hk``), and ``privacy`` where bindings may say something about it.
     """
 
     cli: Number
     presented: Number
     callee: Number
     diverted_by: tuple[Number, ...] = ()
+    tags: tuple[str, ...] = ()
 
     @property
     def callee_keys(self) -> tuple[str, ...]:
         """Home forms whose consent counts, the original callee first."""
+        if not self.diverted_by:
+            return (self.callee.key,) if self.callee.key else ()
         return tuple(dict.fromkeys(n.key for n in (*self.diverted_by, self.callee) if n.key))
 
 
 def read(call: Call, pack: Pack) -> Heard:
     """Read the numbers of *call* as its trunk writes them. Never raises."""
-    rules = pack.trunks[call.trunk.kind]
-    presented = read_cli(call.cli, pack, rules.wire_format)
+    trunk, at = call.trunk, call.at
+    wire_format = pack.trunks[trunk.kind].wire_format
+    presented = read_cli(call.cli, pack, wire_format, cli_prefixes=trunk.cli_prefixes, at=at)
     cli = presented
-    if call.trunk.trusted and call.asserted is not None:
-        asserted = read_cli(call.asserted, pack, rules.wire_format)
+    if trunk.trusted and call.asserted is not None:
+        asserted = read_cli(call.asserted, pack, wire_format, cli_prefixes=trunk.cli_prefixes, at=at)
         # An unreadable assertion is no better than none, but a readable one outranks From.
         if asserted.key is not None or presented.key is None:
             cli = asserted
     # Whoever writes a Diversion (RFC 5806) chooses whose lists are asked, so the carrier must vouch for it.
-    diverted_by = call.diverted_by if call.trunk.trusted else ()
+    diverted_by = call.diverted_by if trunk.trusted else ()
     return Heard(
         cli=cli,
         presented=presented,
-        callee=read_callee(call.callee, pack),
+        callee=read_callee(call.callee, pack, at=at),
         # A URI's parameters (RFC 3966 section 3) are no part of who diverted; nobody dials this string.
-        diverted_by=tuple(read_callee(number.partition(";")[0], pack) for number in diverted_by),
+        diverted_by=tuple([read_callee(number.partition(";")[0], pack, at=at) for number in diverted_by]),
+        tags=_tags(cli, pack),
     )
 
 
-def decide(call: Call, heard: Heard, facts: Facts, pack: Pack) -> Verdict:
-    """The verdict on *call*. Total: every call gets Allow or Block, and nothing is raised for its contents."""
-    return _Decision(call, heard, facts, pack).run()
+def _tags(cli: Number, pack: Pack) -> tuple[str, ...]:
+    tags = [cli.number_class]
+    if cli.group is not None:
+        tags.append(cli.group)
+    if cli.region is not None:
+        tags.append(f"region:{cli.region}")
+    rules = pack.class_rules(cli.number_class)
+    if rules is not None and (rules.privacy or rules.privacy_legacy):
+        tags.append("privacy")
+    return tuple(tags)
 
 
-def decide_without_facts(call: Call, heard: Heard, pack: Pack) -> Verdict | None:
-    """The verdict of steps 1 to 4, which need nothing from the store, or None where it must be asked.
+def decide(
+    call: Call,
+    heard: Heard,
+    facts: Facts,
+    pack: Pack,
+    *,
+    trace: bool = False,
+    stopwatch: Callable[[], int] = int,
+) -> Verdict:
+    """The verdict on *call*. Total: every call gets Allow or Block, and nothing is raised for its contents.
 
-    For a guard whose store does not answer: an emergency number is called all the same, and a CLI that no
-    rule lets through stays outside.
+    Args:
+        call: The call.
+        heard: Its numbers (``read``).
+        facts: What the store knows about them.
+        pack: The rules, with the modes that the site chose.
+        trace: Put every rule that was asked into ``Basis.steps``; the verdict is the same.
+        stopwatch: Nanoseconds, for the trace; without one its steps take none.
     """
-    return _Decision(call, heard, Facts(), pack).run_without_facts()
+    plan = _plan_for(call, heard.cli, pack)
+    run = _Run(call, heard, facts, plan)
+    verdict = run.traced(plan.whole, stopwatch) if trace else run.through(plan.live)
+    return verdict or run.allow()
 
 
-class _Decision:
-    """One run through the rules; holds what the steps have in common."""
+def decide_without_facts(call: Call, heard: Heard, pack: Pack, why: str = "") -> Verdict:
+    """The verdict of steps 1 to 4, which need nothing from the store, or ``Failed`` where it must be asked.
 
-    def __init__(self, call: Call, heard: Heard, facts: Facts, pack: Pack) -> None:
-        self.call = call
+    For a guard whose store does not answer: an emergency number is called all the same, a CLI that no rule lets
+    through stays outside, and one that must be withheld is withheld (the labels of ``Failed``) whatever the failure
+    policy says.
+    """
+    plan = _plan_for(call, heard.cli, pack)
+    run = _Run(call, heard, Facts(), plan)
+    return run.through(plan.pure) or run.failed(why)
+
+
+_NEVER = 99
+_Act = Literal["block", "allow", "label", "pass", "anonymise"]
+
+
+class _Item(NamedTuple):
+    """One rule as it stands for calls of one kind."""
+
+    rule: Rule
+    act: _Act
+    shadow: bool
+    test: Callable[[Sight], bool] | None
+    seen: str
+    saw: Callable[[Sight], str] | None
+    labels: tuple[Label, ...]
+
+    def sees(self, sight: Sight) -> str:
+        """What it rests on."""
+        return self.seen if self.saw is None else self.saw(sight)
+
+
+class _Plan(NamedTuple):
+    """The rules for calls of one kind, in order.
+
+    Attributes:
+        live: Those that can do something.
+        pure: Those of them that need no facts; without shadow.
+        whole: All of the pack, for a trace: what may do something, or the step that is the same for all such calls.
+        allowlists: Whether a subscriber's own allowlist is in force.
+    """
+
+    kind: Kind
+    live: tuple[_Item, ...]
+    pure: tuple[_Item, ...]
+    whole: tuple[_Item | Step, ...]
+    allowlists: bool
+
+
+def _plan_for(call: Call, cli: Number, pack: Pack) -> _Plan:
+    # The key has as many values as the pack has kinds and classes, whatever a caller writes.
+    key = (call.trunk.kind, call.channel, cli.form, cli.number_class, cli.group)
+    plan: _Plan | None = pack.plans.get(key)
+    if plan is None:
+        plan = pack.plans[key] = _compile(call.trunk.kind, call.channel, cli, pack)
+    return plan
+
+
+def _compile(trunk: str, channel: str, cli: Number, pack: Pack) -> _Plan:
+    kind = Kind.of(cli, pack.trunks[trunk], pack)
+    whole: list[_Item | Step] = []
+    for rule in pack.rules:
+        finding = FOUND[rule.when]
+        if rule.mode == "off":
+            whole.append(Step(rule.id, "switched off", "skipped", 0))
+        elif other := _not_for(rule, trunk, channel, kind):
+            whole.append(Step(rule.id, f"for another {other}", "skipped", 0))
+        elif not finding.of_kind(kind):
+            whole.append(Step(rule.id, finding.kind_saw(kind), "passes", 0))
+        elif rule.trunk_key and _act(rule, kind) == "pass":
+            seen = f"{finding.kind_saw(kind)}, {rule.trunk_key} {getattr(kind.rules, rule.trunk_key)}".lower()
+            whole.append(Step(rule.id, seen, "passes", 0))
+        else:
+            labels = rule.labels
+            if rule.when == "class_label" and kind.of_class is not None:
+                labels = (Label(kind.of_class.label), *labels)
+            act, seen = _act(rule, kind), finding.kind_saw(kind)
+            whole.append(_Item(rule, act, rule.mode == "shadow", _test(rule), seen, finding.saw, labels))
+    # A rule that lets the call go on and gives no reason is for the trace only.
+    live = tuple([i for i in whole if isinstance(i, _Item) and not (i.act == "pass" and i.rule.reason is None)])
+    return _Plan(
+        kind=kind,
+        live=live,
+        pure=tuple([item for item in live if item.rule.step < FACTS_FROM and not item.shadow]),
+        whole=tuple(whole),
+        allowlists=any(i.rule.when == "subscriber_allowed" and not i.shadow for i in live),
+    )
+
+
+def _not_for(rule: Rule, trunk: str, channel: str, kind: Kind) -> str:
+    """The filter of a rule that keeps calls of this kind out, or ""."""
+    classes = () if rule.when == "callee_class" else rule.number_class
+    tried = (
+        ("trunk", rule.trunk, trunk),
+        ("channel", rule.channel, channel),
+        ("number_class", classes, kind.number_class),
+        ("group", rule.group, kind.group or ""),
+    )
+    return next((name for name, patterns, value in tried if not lets_in(patterns, value)), "")
+
+
+def _act(rule: Rule, kind: Kind) -> _Act:
+    """What follows from a rule on trunks of this kind."""
+    value = getattr(kind.rules, rule.trunk_key) if rule.trunk_key else rule.action
+    if value is True:
+        value = "label"
+    for act in ("block", "allow", "label", "anonymise"):
+        if value == act and (act != "block" or rule.reason is not None):
+            return act
+    # Among them roaming_check: the findings of the look-up have rules of their own.
+    return "pass"
+
+
+def _test(rule: Rule) -> Callable[[Sight], bool] | None:
+    if rule.when == "callee_class":
+        patterns = rule.number_class
+        exact = frozenset(patterns)
+        if not any(pattern[0] == "!" or pattern[-1] == "*" for pattern in patterns):
+            return lambda sight: sight.callee.number_class in exact
+        return lambda sight: lets_in(patterns, sight.callee.number_class)
+    if rule.when == "flagged" and rule.labels:
+        wanted = frozenset(rule.labels)
+        return lambda sight: not wanted.isdisjoint(sight.flags)
+    return FOUND[rule.when].of_call
+
+
+class _Run:
+    """One run through the rules; holds what they have added up to so far."""
+
+    def __init__(self, call: Call, heard: Heard, facts: Facts, plan: _Plan) -> None:
         self.heard = heard
-        self.cli = heard.cli
-        self.facts = facts
-        self.pack = pack
-        self.rules: TrunkRules = pack.trunks[call.trunk.kind]
+        self.pack = plan.kind.pack
+        self.sight = Sight(
+            call,
+            heard.cli,
+            heard.callee,
+            heard.callee_keys,
+            heard.presented,
+            facts,
+            plan.kind,
+            allowlists=plan.allowlists,
+        )
         self.labels: list[Label] = []
         self.reason: Reason | None = None
         self.entry: ListEntry | None = None
+        self.shadow: list[Shadow] = []
+        self.steps: list[Step] = []
+        # Lists in shadow are asked where the real ones are, so that they say nothing about a call that ended before.
+        self._shadow_from = FACTS_FROM if self.pack.shadow_lists and facts.listed else _NEVER
 
-    def run(self) -> Verdict:
-        for step in _STEPS:
-            verdict = step(self)
-            if verdict is not None:
-                return verdict
-        return self._allow("10.allow", "no rule refuses this call")
-
-    def run_without_facts(self) -> Verdict | None:
-        return next((verdict for step in _WITHOUT_FACTS if (verdict := step(self)) is not None), None)
-
-    # -- the ten steps -------------------------------------------------------------------------------------
-
-    def emergency(self) -> Verdict | None:
-        callee = self.heard.callee
-        if callee.number_class != "emergency":
-            return None
-        self.reason = Reason.EMERGENCY_CALLEE
-        return self._allow("1.emergency", "emergency numbers receive every call")
-
-    def charset_and_form(self) -> Verdict | None:
-        if self.cli.form is Form.INVALID:
-            return self._block(Reason.CLI_INVALID, "2.form", "the CLI is not a telephone number")
-        return None
-
-    def trunk_rules(self) -> Verdict | None:
-        cli, rules = self.cli, self.rules
-        if cli.form in (Form.WITHHELD, Form.MISSING):
-            if rules.cli_missing == "block":
-                return self._block(Reason.CLI_MISSING, "3.cli_missing", f"the CLI is {cli.form} on this trunk")
-            return None
-        if rules.wire_format and cli.form not in rules.wire_format:
-            return self._block(
-                Reason.INTL_PREFIX_MISSING,
-                "3.prefix",
-                f"this trunk must write numbers as {' or '.join(sorted(rules.wire_format))}; this one is {cli.form}",
-            )
-        if cli.number_class in _NO_COUNTRY:
-            return self._block(Reason.CLI_INVALID, "3.country_code", "no country has this country code or length")
-        if cli.group is None and (refusal := self._national_from_abroad()):
-            return refusal
-        if rules.cli == "allocated_only":
-            return self._enterprise()
-        return None
-
-    def _national_from_abroad(self) -> Verdict | None:
-        mobile = self.cli.number_class.startswith("mobile_")
-        action = self.rules.national_mobile if mobile else self.rules.national_fixed
-        if action == "roaming_check":
-            roaming = self.call.trunk.roaming
-            if roaming is Roaming.YES:
-                self.reason = Reason.ROAMER_VERIFIED
-                return None
-            action = self.rules.roaming_unknown if roaming is Roaming.UNKNOWN else "block"
-        if action == "label":
-            self.labels.append(Label.ROAMING_UNKNOWN)
-        if action in ("label", "pass"):
-            return None
-        # "anonymise" ends here too: no adapter can withhold a CLI yet, and showing it would be the spoof.
-        return self._block(
-            Reason.NATIONAL_CLI_ON_INTL_TRUNK,
-            "3.national_cli",
-            "a national CLI arrived on an international trunk and nobody vouches for it as a roamer",
-        )
-
-    def _enterprise(self) -> Verdict | None:
-        if self.cli.group is not None and self.rules.foreign_cli == "block":
-            return self._block(
-                Reason.FOREIGN_CLI_ON_ENTERPRISE_TRUNK,
-                "3.foreign_cli",
-                "an enterprise trunk shows a foreign CLI",
-            )
-        key = self.cli.key
-        if key is None or not any(lists.matches(pattern, key) for pattern in self.call.trunk.allocated):
-            return self._block(
-                Reason.CLI_NOT_ALLOCATED, "3.allocated", "the CLI is not among those allocated to this trunk"
-            )
-        return None
-
-    def class_rules(self) -> Verdict | None:
-        cli = self.cli
-        if cli.form in (Form.WITHHELD, Form.MISSING) or cli.group is not None:
-            return None
-        rules = self.pack.class_rules(cli.number_class)
-        if rules is None:
-            return self._block(Reason.CLI_INVALID, "4.class", "no number class has these digits in this length")
-        voice = self.call.channel is Channel.VOICE
-        if voice and rules.dno:
-            return self._block(Reason.DNO_INBOUND_ONLY, "4.dno", "numbers of this class only answer calls")
-        if voice and rules.voice_cli == "no":
-            return self._block(Reason.CLASS_NOT_VOICE, "4.not_voice", "numbers of this class make no voice calls")
-        if (
-            voice
-            and rules.voice_cli == "outbound_licence"
-            and self.rules.cli == "allocated_only"
-            and not self.call.trunk.outbound
-        ):
-            return self._block(
-                Reason.VAS_INBOUND_ONLY,
-                "4.inbound_only",
-                "call-centre codes on this trunk only receive calls",
-            )
-        return None
-
-    def system_lists(self) -> Verdict | None:
-        entry = lists.effective(self.facts.listed, self.call.at, "")
-        if entry is None or entry.action is Action.ALLOW:
-            return None
-        self.entry = entry
-        reason = Reason.JOINT_PUNISHMENT if entry.name == PUNISHMENT_LIST else Reason.SYSTEM_BLOCKLIST
-        return self._block(reason, "5.system_list", f"the CLI is on the list {entry.name!r}")
-
-    def subscriber_lists_and_consent(self) -> Verdict | None:
-        """Steps 6 and 7, for the original callee and for the final one."""
-        allowed: ListEntry | None = None
-        for number in self.heard.callee_keys:
-            entry = lists.effective(self.facts.listed, self.call.at, number)
-            if entry is not None and entry.action is Action.BLOCK:
-                self.entry = entry
-                return self._block(
-                    Reason.SUBSCRIBER_BLOCKLIST, "6.subscriber_block", "the subscriber blocks this CLI"
-                )
-            if entry is not None:
-                if number == self.heard.callee.key:
-                    self.reason = self.reason or Reason.SUBSCRIBER_ALLOWLIST
-                    allowed = entry
+    def through(self, items: tuple[_Item, ...]) -> Verdict | None:
+        """The first verdict of the rules, or None where they all let the call go on."""
+        sight, shadow_from = self.sight, self._shadow_from
+        for item in items:
+            if item.rule.step >= shadow_from:
+                shadow_from = self._shadow_lists(item.rule.step)
+            if item.test is not None and not item.test(sight):
                 continue
-            verdict = self._consent(number)
+            verdict = self._apply(item)
             if verdict is not None:
                 return verdict
-        # Named only now, and only the final callee's: that of another explains neither answer.
-        self.entry = allowed
         return None
 
-    def _consent(self, number: str) -> Verdict | None:
-        if self.cli.group is None:
+    def traced(self, whole: tuple[_Item | Step, ...], stopwatch: Callable[[], int]) -> Verdict | None:
+        """As ``through`` with every rule, and what each saw and took."""
+        sight, steps, shadow_from = self.sight, self.steps, self._shadow_from
+        last = stopwatch()
+        for item in whole:
+            if not isinstance(item, _Item):
+                steps.append(item)
+                continue
+            if item.rule.step >= shadow_from:
+                shadow_from = self._shadow_lists(item.rule.step)
+            found = item.test is None or item.test(sight)
+            seen, now = item.seen if item.saw is None else item.saw(sight), stopwatch()
+            steps.append(Step(item.rule.id, seen, _outcome(item) if found else "passes", now - last))
+            last = now
+            if found:
+                verdict = self._apply(item)
+                if verdict is not None:
+                    return verdict
+        return None
+
+    def _apply(self, item: _Item) -> Verdict | None:
+        rule, act = item.rule, item.act
+        if item.shadow:
+            if act != "pass":
+                reason = rule.reason if act in ("block", "allow") else next(iter(item.labels), rule.reason)
+                self.shadow.append(Shadow(rule.id, act, str(reason or "")))
             return None
-        consents, at, channel = self.facts.consents, self.call.at, self.call.channel
-        call_class = CallClass(self.cli.group)
-        if registry.opened(consents, number, call_class, channel, self.cli.key, at):
-            return None
-        closed = registry.closed(consents, number, call_class, channel, at)
-        if closed is not None and closed.verb is Verb.CLOSE:
-            # Whoever switched calls off is not asked which province that was in.
-            return self._off("the subscriber switched off calls of this class")
-        subscriber = self.facts.callees.get(number)
-        if subscriber is None:
-            return None
-        # Effective dates are the site's local ones, half-open.
-        local = at.astimezone(ZoneInfo(self.pack.timezone)).replace(tzinfo=None)
-        if self.pack.default_off(subscriber.province, subscriber.operator, channel, call_class, local):
-            return self._off("calls of this class are off here by default, and the subscriber has not opened them")
+        if act == "block":
+            return Block(rule.reason or Reason.CLI_INVALID, self._basis(item, self.sight.entry), self._labels())
+        if act == "allow":
+            return Allow(rule.reason or Reason.DEFAULT, self._basis(item, None), self._labels())
+        if act == "label":
+            self.labels += self._given(item)
+        elif act == "anonymise":
+            self.labels.append(Label.CLI_ANONYMISED)
+        elif self.reason is None:
+            self.reason = rule.reason
+            if rule.when == "subscriber_allowed":
+                self.entry = self.sight.allowed_by_callee()
         return None
 
-    def _off(self, detail: str) -> Verdict:
-        return self._block(Reason.INTL_DEFAULT_OFF, "7.default_off", detail)
+    def _given(self, item: _Item) -> tuple[Label, ...]:
+        if item.rule.when != "flagged":
+            return item.labels
+        flags = self.sight.flags
+        return tuple([flag for flag in flags if flag in item.labels]) if item.labels else flags
 
-    def class_labels(self) -> Verdict | None:
-        if self.cli.group is not None:
-            if self.rules.origin_notice:
-                self.labels.append(Label.INTL_ORIGIN_NOTICE)
-        elif self.cli.key is not None:
-            rules = self.pack.class_rules(self.cli.number_class)
-            if rules is not None and rules.label:
-                self.labels.append(Label(rules.label))
-        presented = self.heard.presented
-        if presented.key and self.cli.key and presented.key != self.cli.key:
-            self.labels.append(Label.FROM_PAI_DISAGREE)
-        return None
+    def _shadow_lists(self, step: int) -> int:
+        """Note what lists in shadow would have done: the global ones from step 5, the callees' from step 6.
 
-    def detectors(self) -> Verdict | None:
-        self.labels.extend(self.facts.flags)
-        return None
+        Gives the step from which it is to be asked again.
+        """
+        sight, shadow = self.sight, self.pack.shadow_lists
+        owners: tuple[str, ...] = ("",) if self._shadow_from == FACTS_FROM else ()
+        if step > FACTS_FROM:
+            owners += sight.callee_keys
+        self._shadow_from = FACTS_FROM + 1
+        for owner in owners:
+            entry = lists.effective(sight.facts.listed, sight.call.at, owner)
+            if entry is None or entry.name not in shadow:
+                continue
+            if entry.action is Action.BLOCK:
+                if sight.kind.of_class is not None and sight.kind.of_class.never_block:
+                    continue
+                reason = Reason.SUBSCRIBER_BLOCKLIST if owner else Reason.SYSTEM_BLOCKLIST
+                if entry.name == PUNISHMENT_LIST and not owner:
+                    reason = Reason.JOINT_PUNISHMENT
+            else:
+                reason = Reason.SUBSCRIBER_ALLOWLIST if owner else Reason.DEFAULT
+            self.shadow.append(Shadow(f"list:{entry.name}", str(entry.action), str(reason)))
+        return FACTS_FROM + 1 if step == FACTS_FROM else _NEVER
 
     # -- verdicts ------------------------------------------------------------------------------------------
 
-    def _allow(self, rule: str, detail: str) -> Allow:
-        reason = self.reason
-        if reason is None:
-            reason = next((r for label, r in _REASON_OF_LABEL.items() if label in self.labels), Reason.DEFAULT)
-        return Allow(reason, self._basis(rule, detail), tuple(dict.fromkeys(self.labels)))
+    def allow(self) -> Allow:
+        """Step 10."""
+        labels, reason = self._labels(), self.reason
+        if Label.CLI_ANONYMISED in labels:
+            reason = Reason.CLI_ANONYMISED
+        elif reason is None:
+            reason = Reason.DEFAULT
+            if labels:
+                reason = next((each for label, each in _REASON_OF_LABEL.items() if label in labels), reason)
+        basis = self._basis(None, self.entry)
+        return Allow(reason, basis, labels)
 
-    def _block(self, reason: Reason, rule: str, detail: str) -> Block:
-        return Block(reason, self._basis(rule, detail), tuple(dict.fromkeys(self.labels)))
-
-    def _basis(self, rule: str, detail: str) -> Basis:
-        return Basis(
-            rule=rule,
-            detail=detail,
-            cli=self.cli,
-            callee=self.heard.callee,
-            entry=self.entry,
+    def failed(self, why: str) -> Failed:
+        """No verdict, with what was read and the labels that hold all the same."""
+        heard = self.heard
+        basis = Basis(
+            rule="0.guard_failed",
+            detail="the guard could not decide",
+            cli=heard.cli,
+            callee=heard.callee,
             pack=self.pack.name,
         )
+        return Failed(why, basis, self._labels())
+
+    def _labels(self) -> tuple[Label, ...]:
+        return tuple(dict.fromkeys(self.labels)) if self.labels else ()
+
+    def _basis(self, item: _Item | None, entry: ListEntry | None) -> Basis:
+        rule = "10.allow" if item is None else item.rule.id
+        detail = "no rule refuses this call" if item is None else f"{item.rule.detail} ({item.sees(self.sight)})"
+        steps = tuple([*self.steps, Step(rule, detail, "decides", 0)] if item is None and self.steps else self.steps)
+        basis = entry.legal_basis if entry is not None else ""
+        if not basis and item is not None:
+            basis = item.rule.legal_basis
+        heard = self.heard
+        return Basis(rule, detail, heard.cli, heard.callee, entry, self.pack.name, steps, tuple(self.shadow), basis)
 
 
-_WITHOUT_FACTS: tuple[Callable[[_Decision], Verdict | None], ...] = (
-    _Decision.emergency,
-    _Decision.charset_and_form,
-    _Decision.trunk_rules,
-    _Decision.class_rules,
-)
-_STEPS = (
-    *_WITHOUT_FACTS,
-    _Decision.system_lists,
-    _Decision.subscriber_lists_and_consent,
-    _Decision.class_labels,
-    _Decision.detectors,
-)
+def _outcome(item: _Item) -> str:
+    if item.shadow:
+        return "shadow"
+    if item.act in ("block", "allow"):
+        return "decides"
+    return "passes" if item.act == "pass" else "labels"

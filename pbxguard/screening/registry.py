@@ -18,10 +18,15 @@ class CallClass(StrEnum):
 
 
 class Verb(StrEnum):
-    """What a consent event does."""
+    """What a consent event does.
+
+    ``RESET`` takes back what a cut-over closed: the subscriber has never answered, and the default of the
+    pack holds again.
+    """
 
     OPEN = "open"
     CLOSE = "close"
+    RESET = "reset"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +107,27 @@ def fold(events: Iterable[ConsentEvent], state: Mapping[Key, Consent] | None = N
     return folded
 
 
+def standing(events: Iterable[ConsentEvent]) -> dict[tuple[Key, datetime], Consent]:
+    """Fold a whole ledger into what the store must know of it: what holds, and what is dated ahead.
+
+    Of each key: the newest event that had begun when the last one of that key was recorded, and those that
+    take effect after it. ``fold`` keeps the newest alone, whether it has begun or not.
+    """
+    kept: dict[Key, dict[datetime, Consent]] = {}
+    recorded: dict[Key, datetime] = {}
+    for event in events:
+        key = key_of(event)
+        kept.setdefault(key, {})[event.effective_at] = consent_of(event)
+        recorded[key] = max(event.recorded_at, recorded.get(key, event.recorded_at))
+    found = {}
+    for key, consents in kept.items():
+        begun = [since for since in consents if since <= recorded[key]]
+        for since, consent in consents.items():
+            if not begun or since >= max(begun):
+                found[key, since] = consent
+    return found
+
+
 def opened(
     consents: Iterable[Consent],
     number: str,
@@ -137,10 +163,14 @@ def closed(
     """Give the consent for all callers that the subscriber closed or let run out, or None.
 
     For *explain*: "closed on 3 May" reads better than "not opted in". It never decides: without an open
-    consent the default of the pack holds.
+    consent the default of the pack holds. Whose closing was taken back (``RESET``) has closed nothing.
     """
     held = _begun(consents, (number, call_class, channel, ""), at)
-    if held is None or (held.verb is Verb.OPEN and (held.until is None or at < held.until)):
+    if (
+        held is None
+        or held.verb is Verb.RESET
+        or (held.verb is Verb.OPEN and (held.until is None or at < held.until))
+    ):
         return None
     return held
 

@@ -6,10 +6,12 @@ Knows how to read one field and what to say when it is wrong. Does not know what
 import csv
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
+from difflib import get_close_matches
 from typing import cast
+from zoneinfo import ZoneInfo
 
 from pbxguard.errors import BadPack
 
@@ -23,6 +25,38 @@ MOST_DIGITS = 24
 def digits(text: str) -> bool:
     """Whether the text is one or more ASCII digits."""
     return text.isascii() and text.isdigit()
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """The end of an error on an unknown name: those that look like it, else some of those that there are."""
+    names = sorted(known)
+    alike = get_close_matches(name, names, n=3, cutoff=0.5)
+    if alike:
+        return f"near are {', '.join(alike)}"
+    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    return f"there are {shown}" if names else "there is none"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A time from ``begin`` (inclusive) to ``end`` (exclusive), both UTC; None where it has no such bound."""
+
+    begin: datetime | None = None
+    end: datetime | None = None
+
+    def holds(self, at: datetime | None) -> bool:
+        """Whether ``at`` (aware) lies in it; None is the time after every date."""
+        if at is None:
+            return self.end is None
+        return (self.begin is None or self.begin <= at) and (self.end is None or at < self.end)
+
+    def overlaps(self, other: "Span") -> bool:
+        return (self.begin is None or other.end is None or self.begin < other.end) and (
+            other.begin is None or self.end is None or other.begin < self.end
+        )
+
+
+ALWAYS = Span()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +111,19 @@ class Row:
             raise self.bad(column, f"'{self[column]}' is not a local date such as 2022-05-20 or 2022-05-20T00:00")
         return moment
 
+    def span(self, zone: ZoneInfo) -> Span:
+        """The columns valid_from and valid_to, local dates of ``zone``; ALWAYS where both are empty."""
+        begin, end = self.moment("valid_from"), self.moment("valid_to")
+        if begin is not None and end is not None and end <= begin:
+            raise self.bad("valid_to", "lies before valid_from")
+        if begin is None and end is None:
+            return ALWAYS
+        return Span(*(None if t is None else t.replace(tzinfo=zone).astimezone(UTC) for t in (begin, end)))
+
+    @property
+    def verified(self) -> bool:
+        return self["status"] == "verified"
+
     def provenance(self) -> None:
         """Hold the three columns that every row has: source, status, checked_on."""
         if not self["source"]:
@@ -125,7 +172,7 @@ class Toml:
 
     def bad(self, table: tuple[str, ...], key: str | None, why: str) -> BadPack:
         at = f"{key}: " if key else ""
-        return BadPack(f"{self.name} line {self._line(table, key)}: {at}{why}")
+        return BadPack(f"{self.name} line {self.line(table, key)}: {at}{why}")
 
     def table(self, path: tuple[str, ...]) -> dict[str, object]:
         value: object = self._root
@@ -176,7 +223,7 @@ class Toml:
             raise self.bad(path, None, f"key '{key}' is missing")
         return table[key]
 
-    def _line(self, path: tuple[str, ...], key: str | None) -> int:
+    def line(self, path: tuple[str, ...], key: str | None) -> int:
         """The line of a key in a table, or of the first table that it opens; else of the table's header."""
         header = re.compile(r"\s*\[\s*([A-Za-z0-9_.-]+)\s*\]")
         here = ".".join(path)

@@ -43,6 +43,7 @@ class Treatment:
         prompt: Name of the prompt, or "" for a silent refusal.
         languages: In which languages, in order.
         display: Display name for the callee's telephone, or "" to leave the caller's.
+        withhold: The callee must see neither the CLI nor the caller's name (label ``cli_anonymised``).
         call_info: URL for Call-Info, or "".
     """
 
@@ -53,6 +54,7 @@ class Treatment:
     languages: tuple[str, ...] = ()
     display: str = ""
     call_info: str = ""
+    withhold: bool = False
 
 
 #: Reason group -> (status, prompt). ``system`` may be upgraded to 608, ``not_opted_in`` too (see below).
@@ -99,10 +101,14 @@ def treatment_for(
         may_prompt: False when the trunk's prompt budget is used up (RFC 8688 section 6: a prompt is traffic
             that a small INVITE can trigger).
     """
+    withhold = Label.CLI_ANONYMISED in verdict.labels
     if isinstance(verdict, Failed):
         if trunk.fail == "open":
-            return Treatment(connect=True)
+            return Treatment(connect=True, withhold=withhold)
     elif not isinstance(verdict, Block):
+        if withhold:
+            # A name of ours beside no number would be one more thing that a spoofer can choose.
+            return Treatment(connect=True, withhold=True)
         return Treatment(connect=True, display=_display(verdict, pack, language, display_name))
     group = pack.reason_group(verdict.reason)
     status, call_info = refusal(group, capabilities, hostile_ok=trunk.hostile_ok)
@@ -127,6 +133,11 @@ def refusal(group: str, capabilities: Capabilities, *, hostile_ok: bool = False)
         status = 608
     # Whoever gets a 608 is told where to complain (RFC 8688 section 3.1).
     return status, contact if status == 608 else ""
+
+
+def prompt_of(group: str) -> str:
+    """Name of the prompt of a reason group."""
+    return _REFUSALS[group][1]
 
 
 def _languages(verdict: Verdict, group: str, pack: Pack) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, delete, func, insert, select
+from sqlalchemy import ColumnElement, Row, Select, delete, func, insert, or_, select
 
 from pbxguard.store.database import Database
 from pbxguard.store.schema import decision as table
@@ -72,10 +72,43 @@ class Decisions(Database):
         """Give the newest decisions, the newest first."""
         return tuple(self._rows(select(table).order_by(table.c.id.desc()).limit(limit)))
 
-    def count_decisions(self) -> int:
-        """Count the decisions that are kept."""
+    def call_ids(self, beginning: str, limit: int) -> tuple[str, ...]:
+        """Give the different Call-IDs with that beginning, at most *limit*, in their order."""
+        beginning = safe(beginning, 200)
+        if not beginning:
+            return ()
+        # Kept text is printable: nothing that begins so comes after the last character of all.
+        query = select(table.c.call_id).where(
+            table.c.call_id >= beginning, table.c.call_id < beginning + "\U0010ffff"
+        )
         with self.reading() as connection:
-            return connection.execute(select(func.count()).select_from(table)).scalar_one()
+            found = connection.execute(query.distinct().order_by(table.c.call_id).limit(limit)).scalars().all()
+        return tuple(found)
+
+    def iter_decisions(self, since: datetime | None = None, until: datetime | None = None) -> Iterator[DecisionRow]:
+        """Give the decisions about calls that arrived in ``[since, until)``, in the order of their times.
+
+        A thousand at a time, each from a view of its own: no writer waits, and the log of writes does not grow.
+        """
+        time, number = table.c.at, table.c.id
+        query = select(table).where(*_between(since, until)).order_by(time, number).limit(1000)
+        last = query
+        while True:
+            with self.reading() as connection:
+                found = connection.execute(last).all()
+            for row in found:
+                yield _row(row)
+            if not found:
+                return
+            at, serial = found[-1].at, found[-1].id
+            # The first condition is what the index of times is asked with.
+            last = query.where(time >= at, or_(time > at, number > serial))
+
+    def count_decisions(self, since: datetime | None = None, until: datetime | None = None) -> int:
+        """Count the decisions that are kept, about calls that arrived in ``[since, until)``."""
+        query = select(func.count()).select_from(table).where(*_between(since, until))
+        with self.reading() as connection:
+            return connection.execute(query).scalar_one()
 
     def prune_decisions(self, before: datetime) -> int:
         """Remove decisions about calls that arrived before that time; give how many.
@@ -97,6 +130,15 @@ class Decisions(Database):
         with self.reading() as connection:
             found = connection.execute(query).all()
         return (_row(row) for row in found)
+
+
+def _between(since: datetime | None, until: datetime | None) -> list[ColumnElement[bool]]:
+    wanted = []
+    if since is not None:
+        wanted.append(table.c.at >= to_micros(since))
+    if until is not None:
+        wanted.append(table.c.at < to_micros(until))
+    return wanted
 
 
 def safe(text: str, limit: int) -> str:

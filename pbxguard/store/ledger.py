@@ -1,22 +1,34 @@
-"""The consent ledger, append-only, and the state folded from it, which decisions read.
+"""The consent ledger, append-only and chained, and the state folded from it, which decisions read.
 
 A ledger line and the state that follows from it are committed together, before the call returns: whoever
 is told "you are opted in" is, from the next call on.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Row, Select, bindparam, delete, func, insert, select
+from sqlalchemy import Connection, Dialect, Row, Select, bindparam, delete, func, insert, select
 
-from pbxguard.errors import BadInput
 from pbxguard.screening.registry import CallClass, Consent, ConsentEvent, Verb
+from pbxguard.store.chain import FIELDS, GENESIS, link
 from pbxguard.store.database import Database
+from pbxguard.store.ledgerfile import Told, check_event, read_events
 from pbxguard.store.schema import consent_event, consent_state, from_micros, to_micros
-from pbxguard.store.upsert import batches, upsert
+from pbxguard.store.upsert import batches, upsert_for
 
-MAX_EVIDENCE = 500
-"""Characters of free text that one event may carry."""
+
+@dataclass(frozen=True, slots=True)
+class LedgerImport:
+    """What an import did, or would do: events read, and those of them that the ledger did not have."""
+
+    rows: int
+    added: int
 
 
 class Ledger(Database):
@@ -35,19 +47,62 @@ class Ledger(Database):
         Raises:
             BadInput: An event's end is not after its start, or a text is too long or not printable.
         """
-        total = 0
         with self.writing() as connection:
-            state = upsert(connection, consent_state)
-            for batch in batches(events):
-                rows = [_event_row(event) for event in batch]
-                connection.execute(insert(consent_event), rows)
-                connection.execute(state, [{name: row[name] for name in _STATE} for row in rows])
-                connection.execute(
-                    _FORGET,
-                    [{f"b_{name}": row[name] for name in (*_KEY, "recorded_at")} for row in rows],
-                )
-                total += len(rows)
-        return total
+            first, last = append(connection, events)
+        return last - first + 1
+
+    def import_events(
+        self,
+        path: Path,
+        normalise: Callable[[str], str],
+        *,
+        now: datetime,
+        actor: str,
+        dry_run: bool = False,
+        progress: Callable[[str, int], None] | None = None,
+    ) -> LedgerImport:
+        """Append the events of a CSV file, all of them or, if a row is wrong, none.
+
+        An event that the ledger has already is left out, so that an import may be run again. The file is
+        read twice: other writers wait while events are appended, not while the file is checked.
+
+        Args:
+            path: The file; ``ledgerfile`` has its columns.
+            normalise: Number as typed -> home form; raises BadNumber.
+            now: When the events are recorded, where the file does not say.
+            actor: Who did it, where the file does not say.
+            dry_run: Only tell what it would do.
+            progress: Called with what is being done and the number of rows so far, every few thousand.
+
+        Raises:
+            BadInput: The file cannot be read or has bad rows; the message lists the first of them.
+        """
+
+        def told(doing: str) -> Iterator[list[Told]]:
+            done = 0
+            for batch in batches(read_events(path, normalise, now=now, actor=actor)):
+                yield batch
+                done += len(batch)
+                if progress:
+                    progress(doing, done)
+
+        def new(connection: Connection, last: int) -> Iterator[ConsentEvent]:
+            for batch in told("looking them up" if dry_run else "appending"):
+                yield from _unknown(connection, batch, last)
+
+        rows = sum(len(batch) for batch in told("checking"))
+        if dry_run:
+            with self.reading() as connection:
+                return LedgerImport(rows, sum(1 for _ in new(connection, head_of(connection)[0])))
+        with self.writing() as connection:
+            first, last = append(connection, new(connection, head_of(connection)[0]))
+        return LedgerImport(rows, last - first + 1)
+
+    def head(self) -> tuple[int, str]:
+        """Give the number of events and the hash of the last one, in hexadecimal: to be noted elsewhere."""
+        with self.reading() as connection:
+            count = connection.execute(select(func.count()).select_from(consent_event)).scalar_one()
+            return count, head_of(connection)[1].hex()
 
     def history(self, number: str) -> tuple[ConsentEvent, ...]:
         """Give the ledger of one number, oldest line first."""
@@ -60,7 +115,7 @@ class Ledger(Database):
             query = query.where(consent_event.c.number == number)
         with self.reading() as connection:
             for row in connection.execution_options(yield_per=1000).execute(query):
-                yield _event(row)
+                yield event_of(row)
 
     def state(self, number: str) -> tuple[Consent, ...]:
         """Give the folded state of one number: what holds, and what is dated ahead."""
@@ -70,8 +125,59 @@ class Ledger(Database):
         return tuple(_consent(row) for row in rows)
 
 
+def head_of(connection: Connection) -> tuple[int, bytes]:
+    """Give id and hash of the last line; 0 and ``GENESIS`` where there is none."""
+    row = connection.execute(_HEAD).first()
+    return (0, GENESIS) if row is None else (row.id, row.hash)
+
+
+def append(connection: Connection, events: Iterable[ConsentEvent]) -> tuple[int, int]:
+    """Append to ledger and state within the transaction of a writer; give the first and the last new id.
+
+    The first is one more than the last where there was nothing to append.
+
+    Raises:
+        BadInput: As ``Ledger.append_many``.
+    """
+    last, previous = head_of(connection)
+    first = last + 1
+    statements = _compiled(connection.dialect)
+    for batch in batches(events):
+        rows = [_event_row(event) for event in batch]
+        for row in rows:
+            # Not left to the database: of two writers that were to follow the same line, the key refuses one.
+            last += 1
+            row["id"], row["previous"] = last, previous
+            previous = row["hash"] = link(previous, _hashed(row))
+        for sql, picked in statements:
+            connection.exec_driver_sql(sql, list(map(picked, rows)))
+    return first, last
+
+
+def _unknown(connection: Connection, told: list[Told], last: int) -> Iterator[ConsentEvent]:
+    """Give the events that are not among the lines up to id ``last``."""
+    if last == 0:
+        yield from (event for event, _ in told)
+        return
+    rows = [_event_row(event) for event, _ in told]
+    # What the file leaves to us is different in every run, so it is not compared.
+    named = [tuple(name for name in FIELDS if name not in silent) for _, silent in told]
+    asked = [(names, tuple([row[name] for name in names])) for names, row in zip(named, rows, strict=True)]
+    wanted, kinds, found = set(asked), set(named), set()
+    for numbers in batches(dict.fromkeys(row["number"] for row in rows), 500):
+        query = select(consent_event).where(consent_event.c.number.in_(numbers), consent_event.c.id <= last)
+        with closing(connection.execution_options(yield_per=1000).execute(query)) as lines:
+            for line in lines.mappings():
+                for names in kinds:
+                    known = names, tuple([line[name] for name in names])
+                    if known in wanted:
+                        found.add(known)
+    yield from (event for (event, _), key in zip(told, asked, strict=True) if key not in found)
+
+
+_HEAD = select(consent_event.c.id, consent_event.c.hash).order_by(consent_event.c.id.desc()).limit(1)
+_hashed = itemgetter(*FIELDS)
 _KEY = ("number", "call_class", "channel", "caller")
-_STATE = (*_KEY, "since", "verb", "until")
 
 
 def _same_key(table: Any) -> list[Any]:
@@ -89,16 +195,23 @@ _FORGET = delete(consent_state).where(
 """Removes from the state what a newer event that has begun puts out of force."""
 
 
+@lru_cache(maxsize=4)
+def _compiled(dialect: Dialect) -> tuple[tuple[str, Callable[[dict[str, Any]], tuple[Any, ...]]], ...]:
+    """Give the three statements of an append as SQL, and what takes their parameters from a row, in order.
+
+    Run by SQLAlchemy itself they take twice as long, most of it to sort the parameters of each row anew.
+    """
+    made = []
+    for statement in (insert(consent_event), upsert_for(dialect, consent_state), _FORGET):
+        query = statement.compile(dialect=dialect)
+        if query.positiontup is None:
+            raise NotImplementedError(f"{dialect.name}: the driver must take positional parameters")
+        made.append((str(query), itemgetter(*[name.removeprefix("b_") for name in query.positiontup])))
+    return tuple(made)
+
+
 def _event_row(event: ConsentEvent) -> dict[str, Any]:
-    if event.until is not None and event.until <= event.effective_at:
-        raise BadInput(f"registry: the consent of {event.number} ends before it begins; give a later end")
-    if len(event.evidence) > MAX_EVIDENCE or len(event.actor) > 100:
-        raise BadInput(
-            f"registry: evidence of {event.number} is longer than {MAX_EVIDENCE} characters, or its actor "
-            "than 100; give a reference instead"
-        )
-    if not (event.evidence + event.actor).isprintable():
-        raise BadInput(f"registry: evidence or actor of {event.number} holds a control character; leave it out")
+    check_event(event)
     effective_at = to_micros(event.effective_at)
     return {
         "number": event.number,
@@ -116,7 +229,8 @@ def _event_row(event: ConsentEvent) -> dict[str, Any]:
     }
 
 
-def _event(row: Row[Any]) -> ConsentEvent:
+def event_of(row: Row[Any]) -> ConsentEvent:
+    """Give the event of a line."""
     return ConsentEvent(
         number=row.number,
         call_class=CallClass(row.call_class),

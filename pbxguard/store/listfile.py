@@ -1,39 +1,66 @@
 """Lists as CSV files: read with every bad row named, written so that reading gives the same back.
 
-Columns ``pattern,action,owner,name,source,reason,legal_basis,expires_at``; only ``pattern`` is required.
-UTF-8, with or without a byte order mark, lines end in LF or CRLF.
+Only the column ``pattern`` is required (``COLUMNS`` has them all), so files of an older version go on working.
+UTF-8, with or without a byte order mark, lines end in LF or CRLF; times have a zone, ``retained`` is yes or no.
 """
 
 import csv
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, TextIO
 
 from pbxguard.errors import BadInput, BadNumber
-from pbxguard.screening.lists import Action, ListEntry, normalise_pattern, pattern_keys, pattern_of, shown
-from pbxguard.store.schema import from_micros, to_micros
+from pbxguard.screening.lists import (
+    NOTES,
+    Action,
+    ListEntry,
+    check_note,
+    consists_of,
+    normalise_pattern,
+    pattern_keys,
+    pattern_of,
+    shown,
+)
+from pbxguard.store.csvfile import CsvFile, RowError, moment, opened
+from pbxguard.store.schema import from_micros
 
-COLUMNS = ("pattern", "action", "owner", "name", "source", "reason", "legal_basis", "expires_at")
-LIMITS = {"owner": 20, "name": 40, "source": 100, "reason": 500, "legal_basis": 200}
+COLUMNS = (
+    *("pattern", "action", "owner", "name", "source", "reason", "legal_basis", "expires_at"),
+    *("since", "retained", "document", "lifted_at", "lift_reason"),
+)
+LIMITS = {
+    "owner": 20,
+    "name": 40,
+    "source": 100,
+    "reason": 500,
+    "legal_basis": 200,
+    "document": 200,
+    "lift_reason": 200,
+}
 """The most characters of each text."""
 
-MAX_LINE = 4096
-"""The longest line, in characters: all columns at their limits fit in."""
-
-ERRORS_SHOWN = 20
-
-StagedRow = tuple[str, str, str, str, int, str, str, str, str, int | None]
+StagedRow = tuple[str, str, str, str, int, str, str, str, str, int | None, int | None, int, str, int | None, str]
 """One row of table ``list_entry``, in the order of its columns."""
 
-_Attributes = tuple[str, str, tuple[str, str, str, str, int | None]]
+_ACTIONS = tuple(str(action) for action in Action)
+
+_Tail = tuple[str, str, str, str, int | None, int | None, int, str, int | None, str]
+_Attributes = tuple[str, str, _Tail]
 """What a row says beside its pattern: owner, name, then the last columns of the table."""
 
 _REMEMBERED = 10_000
 
 
-def read_csv(path: Path, normalise: Callable[[str], str], *, name: str = "system") -> Iterator[ListEntry]:
+def read_csv(
+    path: Path,
+    normalise: Callable[[str], str],
+    *,
+    name: str = "system",
+    tags: Collection[str] = (),
+    never_block: Callable[[str], bool] | None = None,
+) -> Iterator[ListEntry]:
     """Read entries from a CSV file, in its order.
 
     The whole file is read even when a row is bad, to name all that is wrong; then BadInput is raised in
@@ -43,17 +70,23 @@ def read_csv(path: Path, normalise: Callable[[str], str], *, name: str = "system
         path: The file.
         normalise: Number as typed -> home form; raises BadNumber. Applied to patterns and owners.
         name: The list of rows that do not name one. Rows without an action block.
+        tags: The classes and regions that patterns may name (``normalise_pattern``).
+        never_block: Whether a number in home form is one that no list may block; a row that blocks nothing
+            else is bad.
 
     Raises:
         BadInput: The file cannot be read, its header is wrong, or it has bad rows: the first 20 are
             listed, each with line and column.
     """
-    for owner, key, listed, span, part, action, source, reason, legal, expires in staged_csv(
-        path, normalise, name=name
-    ):
+    for row in staged_csv(path, normalise, name=name, tags=tags, never_block=never_block):
+        owner, key, listed, span, part, action, source, reason, legal, expires, since, kept, document, lifted, why = (
+            row
+        )
         if part == 0:
-            pattern = span or pattern_of(key)
-            yield ListEntry(owner, pattern, Action(action), listed, source, reason, legal, from_micros(expires))
+            yield ListEntry(
+                *(owner, span or pattern_of(key), Action(action), listed, source, reason, legal),
+                *(from_micros(expires), from_micros(since), bool(kept), document, from_micros(lifted), why),
+            )
 
 
 def write_csv(file: TextIO, entries: Iterable[ListEntry]) -> int:
@@ -62,10 +95,19 @@ def write_csv(file: TextIO, entries: Iterable[ListEntry]) -> int:
     writer.writerow(COLUMNS)
     total = 0
     for e in entries:
-        expires = "" if e.expires_at is None else e.expires_at.astimezone(UTC).isoformat()
-        writer.writerow((e.pattern, str(e.action), e.owner, e.name, e.source, e.reason, e.legal_basis, expires))
+        writer.writerow(
+            (
+                *(e.pattern, str(e.action), e.owner, e.name, e.source, e.reason, e.legal_basis, utc(e.expires_at)),
+                *(utc(e.since), "yes" if e.retained else "no", e.document, utc(e.lifted_at), e.lift_reason),
+            )
+        )
         total += 1
     return total
+
+
+def utc(at: datetime | None) -> str:
+    """Write a time as ``read_csv`` reads it."""
+    return "" if at is None else at.astimezone(UTC).isoformat()
 
 
 def check_texts(entry: ListEntry) -> None:
@@ -82,90 +124,81 @@ def check_texts(entry: ListEntry) -> None:
         raise BadInput(f"lists: entry {shown(entry.pattern)}: name: is empty; name a list, such as system")
 
 
-def staged_csv(path: Path, normalise: Callable[[str], str], *, name: str) -> Iterator[StagedRow]:
+def staged_csv(
+    path: Path,
+    normalise: Callable[[str], str],
+    *,
+    name: str,
+    tags: Collection[str] = (),
+    never_block: Callable[[str], bool] | None = None,
+) -> Iterator[StagedRow]:
     """Read the file as rows of the table; otherwise as ``read_csv``."""
-    try:
-        # bytes that are no UTF-8 become surrogates, which _Lines then refuses by line
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            yield from _Reader(path, file, normalise, name).rows()
-    except OSError as exc:
-        raise BadInput(f"{path}: cannot be read: {exc.strerror or exc}; check the path") from exc
+    with opened(path) as file:
+        yield from _Reader(CsvFile(path, file), normalise, name, tags, never_block).rows()
 
 
-class _RowError(Exception):
-    """What is wrong in one column of one row."""
-
-    def __init__(self, column: str, what: str) -> None:
-        super().__init__(f"column {column}: {what}" if column else what)
+NEVER_BLOCK = "is an emergency or operator number, which no list may block"
+"""What is said of an entry that would block such numbers only."""
 
 
 class _Reader:
-    """One pass over one file; collects what is wrong by line."""
+    """One pass over one file."""
 
-    def __init__(self, path: Path, file: TextIO, normalise: Callable[[str], str], name: str) -> None:
-        self._path, self._file, self._normalise, self._name = path, file, normalise, name
-        self._line = 0
-        self._wrong: list[str] = []
-        self._wrong_total = 0
+    def __init__(
+        self,
+        file: CsvFile,
+        normalise: Callable[[str], str],
+        name: str,
+        tags: Collection[str],
+        never_block: Callable[[str], bool] | None,
+    ) -> None:
+        self._file, self._normalise, self._name, self._tags = file, normalise, name, tags
+        self._never_block = never_block or (lambda _key: False)
+        self._known: dict[Any, _Attributes] = {}
 
     def rows(self) -> Iterator[StagedRow]:
         """Give the rows; raise BadInput at the end if any was bad."""
-        reader = csv.reader(self._lines(), strict=True)
-        columns = self._header(reader)
+        columns = self._file.header(COLUMNS, ["pattern"])
         pattern_at = columns.index("pattern")
         others = [place for place in range(len(columns)) if place != pattern_at]
         pick: Callable[[list[str]], Any] = itemgetter(*others) if others else lambda _row: ""
-        # millions of rows share a few attributes: what the other columns say is worked out once
-        known: dict[Any, _Attributes] = {}
-        normalise = self._normalise
-        for row in self._parsed(reader, len(columns)):
+        last: Any = None
+        normalise, never_block = self._normalise, self._never_block
+        for row in self._file.rows():
             rest, text = pick(row), row[pattern_at]
             try:
-                if rest not in known:
-                    if len(known) >= _REMEMBERED:
-                        known.clear()
-                    known[rest] = self._attributes(columns, row)
-                owner, name, tail = known[rest]
-                if text.isdigit():  # by far the most: a number, which is its own key
-                    yield (owner, normalise(text), name, "", 0, *tail)
-                    continue
-                pattern = normalise_pattern(text, normalise)
+                if rest != last:
+                    owner, name, tail = self._remembered(rest, columns, row)
+                    last, blocks = rest, tail[0] == "block"
+                if text.removeprefix("+").isdigit():  # by far the most: a number, which is its own key
+                    number = normalise(text)
+                    if not (blocks and never_block(number)):
+                        yield (owner, number, name, "", 0, *tail)
+                        continue
+                pattern = self._pattern(text, blocks=blocks)
             except BadNumber as exc:
-                self._note(f"column pattern: {exc}")
-            except _RowError as exc:
-                self._note(str(exc))
+                self._file.note(f"column pattern: {exc}")
+            except RowError as exc:
+                self._file.note(str(exc))
             else:
                 span = pattern if "-" in pattern else ""
                 for part, key in enumerate(pattern_keys(pattern)):
                     yield (owner, key, name, span, part, *tail)
-        self._raise_if_wrong()
+        self._file.raise_if_wrong()
 
-    def _parsed(self, reader: Iterator[list[str]], width: int) -> Iterator[list[str]]:
-        """Give the rows that are CSV and as wide as the header; empty lines are nothing."""
-        while True:
-            try:
-                for row in reader:
-                    if len(row) == width:
-                        yield row
-                    elif row:
-                        self._note(f"has {len(row)} columns, the header has {width}")
-            except csv.Error as exc:
-                self._note(f"is not CSV ({exc}); check the quotes")
-            else:
-                return
+    def _remembered(self, rest: Any, columns: list[str], row: list[str]) -> _Attributes:
+        """Give what the other columns say: millions of rows share a few attributes, which are worked out once."""
+        if rest not in self._known:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[rest] = self._attributes(columns, row)
+        return self._known[rest]
 
-    def _header(self, reader: Iterator[list[str]]) -> list[str]:
-        try:
-            header = next(reader, None)
-        except csv.Error as exc:
-            raise BadInput(f"{self._path}: line 1: is not CSV ({exc})") from exc
-        self._raise_if_wrong()
-        columns = [column.strip().lower() for column in header or []]
-        unknown = [column for column in columns if column not in COLUMNS]
-        if "pattern" not in columns or unknown or len(set(columns)) != len(columns):
-            what = f"does not know column {shown(unknown[0])}" if unknown else "needs a column pattern, once"
-            raise BadInput(f"{self._path}: line 1: the header {what}; it is {','.join(COLUMNS)} or some of these")
-        return columns
+    def _pattern(self, text: str, *, blocks: bool) -> str:
+        pattern = normalise_pattern(text, self._normalise, tags=self._tags)
+        if blocks and consists_of(pattern, self._never_block):
+            raise RowError("pattern", f"{shown(pattern)} {NEVER_BLOCK}")
+        return pattern
 
     def _attributes(self, columns: list[str], row: list[str]) -> _Attributes:
         """Check everything but the pattern; an empty name or action takes the default."""
@@ -173,51 +206,49 @@ class _Reader:
         for column, limit in LIMITS.items():
             wrong = _wrong_text(given.get(column, ""), limit)
             if wrong:
-                raise _RowError(column, wrong)
+                raise RowError(column, wrong)
         action = given.get("action", "").strip().lower() or "block"
-        if action not in ("allow", "block"):
-            raise _RowError("action", f"{shown(action)} is neither allow nor block")
+        if action not in _ACTIONS:
+            raise RowError("action", f"{shown(action)} is none of {', '.join(_ACTIONS)}")
+        retained = given.get("retained", "").strip().lower() or "no"
+        if retained not in ("yes", "no"):
+            raise RowError("retained", f"{shown(retained)} is neither yes nor no")
+        if retained == "yes" and action != "block":
+            raise RowError("retained", "only an entry that blocks can be for a number that is kept")
         owner = given.get("owner", "").strip()
         if owner:
             try:
                 owner = self._normalise(owner)
             except BadNumber as exc:
-                raise _RowError("owner", str(exc)) from exc
+                raise RowError("owner", str(exc)) from exc
+        since, expires_at, lifted_at = (
+            moment(given.get(column, "").strip(), column) for column in ("since", "expires_at", "lifted_at")
+        )
+        if since is not None and expires_at is not None and expires_at <= since:
+            raise RowError("expires_at", "is not after since")
         tail = (
             action,
             given.get("source", ""),
             given.get("reason", ""),
             given.get("legal_basis", ""),
-            _expiry(given.get("expires_at", "").strip()),
+            expires_at,
+            since,
+            int(retained == "yes"),
+            given.get("document", ""),
+            lifted_at,
+            given.get("lift_reason", ""),
         )
-        return owner, given.get("name", "").strip() or self._name, tail
+        name = given.get("name", "").strip() or self._name
+        _check_note(action, owner, name)
+        return owner, name, tail
 
-    def _lines(self) -> Iterator[str]:
-        """Give the lines that are fit to be parsed; a line without an end is never held whole."""
-        readline = self._file.readline
-        while line := readline(MAX_LINE + 1):
-            self._line += 1
-            if len(line) > MAX_LINE:
-                self._note(f"is longer than {MAX_LINE} characters")
-                while line and not line.endswith(("\n", "\r")):
-                    line = readline(MAX_LINE)
-            elif "\0" in line:
-                self._note("holds a NUL byte")
-            elif not line.isascii() and any("\ud800" <= char <= "\udfff" for char in line):
-                self._note("is not UTF-8; save the file as UTF-8")
-            else:
-                yield line
 
-    def _note(self, what: str) -> None:
-        self._wrong_total += 1
-        if len(self._wrong) < ERRORS_SHOWN:
-            self._wrong.append(f"line {self._line}: {what}")
-
-    def _raise_if_wrong(self) -> None:
-        if self._wrong_total:
-            more = self._wrong_total - len(self._wrong)
-            listed = "; ".join(self._wrong) + (f"; and {more} more" if more else "")
-            raise BadInput(f"{self._path}: {self._wrong_total} bad rows, nothing was imported: {listed}")
+def _check_note(action: str, owner: str, name: str) -> None:
+    if action == Action.NOTE or name in NOTES:
+        try:
+            check_note(Action(action), owner, name)
+        except BadInput as exc:
+            raise RowError("name", str(exc)) from exc
 
 
 def _wrong_text(text: str, limit: int) -> str:
@@ -226,15 +257,3 @@ def _wrong_text(text: str, limit: int) -> str:
     if not text.isprintable():
         return "holds a control character"
     return ""
-
-
-def _expiry(text: str) -> int | None:
-    if not text:
-        return None
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError as exc:
-        raise _RowError("expires_at", f"{shown(text)} is not a time such as 2027-01-01T00:00:00Z") from exc
-    if at.tzinfo is None:
-        raise _RowError("expires_at", f"{shown(text)} has no time zone; write it as 2027-01-01T00:00:00+08:00")
-    return to_micros(at)

@@ -1,6 +1,6 @@
 """The lists: entries added, removed, streamed, and imported by the million, all or nothing."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,24 +46,36 @@ class Listing(Database):
 
     def add_entry(self, entry: ListEntry) -> None:
         """Store an entry, over the one with its owner, pattern and list if there is one."""
-        check_texts(entry)
+        self.add_entries([entry])
+
+    def add_entries(self, entries: Sequence[ListEntry]) -> None:
+        """Store a few entries that belong together, as ``add_entry``: all or none."""
+        for entry in entries:
+            check_texts(entry)
         columns = list_entry.columns.keys()
-        rows = [dict(zip(columns, row, strict=True)) for row in staged(entry)]
+        rows = [dict(zip(columns, row, strict=True)) for entry in entries for row in staged(entry)]
         with self.writing() as connection:
             connection.execute(upsert(connection, list_entry), rows)
             _bump(connection)
 
+    def entry(self, owner: str, pattern: str, name: str) -> ListEntry | None:
+        """Give one entry, whether or not it holds now, or None."""
+        with self.reading() as connection:
+            row = connection.execute(select(list_entry).where(*_exactly(owner, pattern, name))).first()
+        return None if row is None else _entry(row)
+
+    def kept_by(self, reason: str, name: str) -> list[ListEntry]:
+        """Give the retained entries of a list that were written for this reason; reads the whole list."""
+        query = select(list_entry).where(
+            _ONE_PER_ENTRY, *_chosen("", name), list_entry.c.retained == 1, list_entry.c.reason == reason
+        )
+        with self.reading() as connection:
+            return [_entry(row) for row in connection.execute(query.order_by(*list_entry.primary_key))]
+
     def remove_entry(self, owner: str, pattern: str, name: str) -> bool:
         """Remove one entry; say whether there was one."""
-        keys = pattern_keys(pattern)
         with self.writing() as connection:
-            found = delete(list_entry).where(
-                list_entry.c.owner == owner,
-                list_entry.c.key.in_(keys),
-                list_entry.c.name == name,
-                list_entry.c.span == _span(pattern),
-            )
-            removed = connection.execute(found).rowcount > 0
+            removed = connection.execute(delete(list_entry).where(*_exactly(owner, pattern, name))).rowcount > 0
             if removed:
                 _bump(connection)
         return removed
@@ -126,13 +138,25 @@ class Listing(Database):
         replace: str | None = None,
         dry_run: bool = False,
         progress: Callable[[int], None] | None = None,
+        tags: Collection[str] = (),
+        never_block: Callable[[str], bool] | None = None,
     ) -> ImportReport:
         """Import a CSV file: ``read_csv`` and ``import_entries`` in one, at twice the speed.
+
+        Args:
+            path: The file.
+            normalise: As in ``read_csv``.
+            name: The list of rows that do not name one.
+            replace: As in ``import_entries``.
+            dry_run: As in ``import_entries``.
+            progress: As in ``import_entries``.
+            tags: As in ``read_csv``.
+            never_block: As in ``read_csv``.
 
         Raises:
             BadInput: The file has bad rows; the message lists the first of them.
         """
-        rows = staged_csv(path, normalise, name=replace or name)
+        rows = staged_csv(path, normalise, name=replace or name, tags=tags, never_block=never_block)
         return self._import(rows, replace, dry_run, progress)
 
     def _import(
@@ -172,8 +196,12 @@ class Listing(Database):
 def staged(entry: ListEntry) -> list[StagedRow]:
     """Give the rows of one entry, in the order of the table's columns: one for each look-up key."""
     span = _span(entry.pattern)
-    tail = (str(entry.action), entry.source, entry.reason, entry.legal_basis, to_micros(entry.expires_at))
-    return [(entry.owner, key, entry.name, span, part, *tail) for part, key in enumerate(pattern_keys(entry.pattern))]
+    tail = (
+        *(str(entry.action), entry.source, entry.reason, entry.legal_basis, to_micros(entry.expires_at)),
+        *(to_micros(entry.since), int(entry.retained), entry.document, to_micros(entry.lifted_at), entry.lift_reason),
+    )
+    keys = pattern_keys(entry.pattern)
+    return [(entry.owner, key, entry.name, span, part, *tail) for part, key in enumerate(keys)]
 
 
 def _span(pattern: str) -> str:
@@ -187,6 +215,15 @@ def _check_name(batch: list[StagedRow], replace: str) -> None:
                 f"lists: an entry for {row[3] or pattern_of(row[1])} belongs to list {row[2]!r}, but the "
                 f"import replaces {replace!r}; import the lists one by one, or leave the name column out"
             )
+
+
+def _exactly(owner: str, pattern: str, name: str) -> list[Any]:
+    return [
+        list_entry.c.owner == owner,
+        list_entry.c.key.in_(pattern_keys(pattern)),
+        list_entry.c.name == name,
+        list_entry.c.span == _span(pattern),
+    ]
 
 
 def _chosen(owner: str | None, name: str | None) -> list[Any]:
@@ -232,4 +269,9 @@ def _entry(row: Row[Any]) -> ListEntry:
         reason=row.reason,
         legal_basis=row.legal_basis,
         expires_at=from_micros(row.expires_at),
+        since=from_micros(row.since),
+        retained=bool(row.retained),
+        document=row.document,
+        lifted_at=from_micros(row.lifted_at),
+        lift_reason=row.lift_reason,
     )

@@ -12,6 +12,7 @@ from sqlalchemy import (
     Column,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     SmallInteger,
     String,
@@ -19,7 +20,7 @@ from sqlalchemy import (
     Text,
 )
 
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002", "0003")
 """Every schema revision that this program can read or migrate from, oldest first; the last is current."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -55,6 +56,9 @@ consent_event = Table(
     Column("actor", String(100), nullable=False),
     Column("via", String(20), nullable=False),
     Column("evidence", Text, nullable=False),
+    # the chain (see ``chain``): the hash of the line before, and this line's own
+    Column("previous", LargeBinary(32), nullable=False),
+    Column("hash", LargeBinary(32), nullable=False),
     Index("consent_event_number", "number"),
 )
 
@@ -72,6 +76,38 @@ consent_state = Table(
     sqlite_with_rowid=False,
 )
 
+cutover = Table(
+    "cutover",
+    metadata,
+    Column("name", String(40), primary_key=True, nullable=False),
+    Column("channel", String(10), nullable=False),
+    Column("classes", String(40), nullable=False),
+    Column("province", String(40), nullable=False),
+    Column("operator", String(20), nullable=False),
+    Column("effective_at", BigInteger, nullable=False),
+    Column("begun_at", BigInteger, nullable=False),
+    Column("finished_at", BigInteger),
+    Column("undone_at", BigInteger),
+    sqlite_with_rowid=False,
+)
+
+cutover_batch = Table(
+    "cutover_batch",
+    metadata,
+    Column("name", String(40), primary_key=True, nullable=False),
+    Column("batch", Integer, primary_key=True, nullable=False),
+    # its lines of the ledger: one transaction writes them, so their ids follow each other
+    Column("first_id", BigInteger, nullable=False),
+    Column("last_id", BigInteger, nullable=False),
+    Column("subscribers", Integer, nullable=False),
+    # how far through the subscribers it got: the next batch goes on after this number
+    Column("upto", String(20), nullable=False),
+    Column("recorded_at", BigInteger, nullable=False),
+    Column("undone_at", BigInteger),
+    Column("kept", Integer),
+    sqlite_with_rowid=False,
+)
+
 list_entry = Table(
     "list_entry",
     metadata,
@@ -86,6 +122,24 @@ list_entry = Table(
     Column("reason", String(500), nullable=False),
     Column("legal_basis", String(200), nullable=False),
     Column("expires_at", BigInteger),
+    Column("since", BigInteger),
+    Column("retained", SmallInteger, nullable=False, server_default="0"),
+    Column("document", String(200), nullable=False, server_default=""),
+    Column("lifted_at", BigInteger),
+    Column("lift_reason", String(200), nullable=False, server_default=""),
+    sqlite_with_rowid=False,
+)
+
+privacy_binding = Table(
+    "privacy_binding",
+    metadata,
+    # x is shown to b when a calls: two rows for a pair, so that one key finds them for either callee
+    Column("x", String(20), primary_key=True, nullable=False),
+    Column("b", String(20), primary_key=True, nullable=False),
+    Column("a", String(20), primary_key=True, nullable=False),
+    Column("since", BigInteger, primary_key=True, nullable=False),
+    Column("until", BigInteger),
+    Column("max_call_s", Integer),
     sqlite_with_rowid=False,
 )
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Table
+from sqlalchemy import Connection, Dialect, Table
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import Insert
 
@@ -20,7 +20,12 @@ def insert_for(connection: Connection, table: Table) -> Any:
 
 def upsert(connection: Connection, table: Table) -> Insert:
     """Write "insert, and where the primary key is taken, overwrite"."""
-    statement = insert_for(connection, table)
+    return upsert_for(connection.dialect, table)
+
+
+def upsert_for(dialect: Dialect, table: Table) -> Insert:
+    """Write the same for a database that is not connected."""
+    statement: Any = _INSERT[dialect.name](table)
     changed = {c.name: statement.excluded[c.name] for c in table.columns if not c.primary_key}
     made: Insert = statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=changed)
     return made

@@ -1,8 +1,16 @@
 """``check`` and ``explain``."""
 
+import contextlib
 import csv
+import fcntl
 import json
 import os
+import pty
+import re
+import struct
+import subprocess
+import tempfile
+import termios
 from datetime import UTC, datetime
 
 import pytest
@@ -220,6 +228,89 @@ def test_batch_of_a_named_pipe(program, run, tmp_path) -> None:
     assert (running.returncode, len(rows(said.decode()))) == (0, 7)
 
 
+def test_batch_says_at_its_end_how_many_and_how_fast(program, run, zhang, tmp_path) -> None:
+    """Where standard error is no terminal there is one line, at the end; after an error there is none."""
+    (tmp_path / "calls.csv").write_text(BATCH)
+    running = program("check", "--batch", "calls.csv")
+    _, said = running.communicate(timeout=60)
+    assert re.fullmatch(r"6 rows in \d+\.\d s, [\d,]+ rows/s\n", said.decode())
+    (tmp_path / "calls.csv").write_text(BATCH + "x\n")
+    assert "rows/s" not in run("check", "--batch", "calls.csv", code=2).stderr
+
+
+def test_batch_on_a_terminal_shows_a_bar(program, zhang, tmp_path) -> None:
+    """On a terminal a bar with the rows, their speed and the time left is drawn, and taken away again."""
+    with (tmp_path / "calls.csv").open("w") as file:
+        file.write("cli,callee,trunk\n" + f"13800138000,{Z0},natl\n" * 20_000)
+    ours, theirs = pty.openpty()
+    try:
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
+        with (tmp_path / "out.csv").open("wb") as out:
+            running = program("check", "--batch", "calls.csv", stderr=theirs, stdout=out)
+        os.close(theirs)
+        said = b""
+        with contextlib.suppress(OSError):  # the end of a pseudo-terminal
+            while data := os.read(ours, 65536):
+                said += data
+        assert running.wait(60) == 0
+    finally:
+        os.close(ours)
+    assert re.search(rb"deciding.*\d rows.*/s.*\d:\d\d", said)
+    assert b"20,000 rows in " in said
+    assert len((tmp_path / "out.csv").read_bytes().splitlines()) == 20_001
+
+
+def test_batch_answers_each_row_of_a_stream_as_it_arrives(program, zhang) -> None:
+    """Whoever writes a row to standard input can read its answer before writing the next one."""
+    running = program("check", "--batch", "-", stdin=subprocess.PIPE)
+    try:
+        running.stdin.write(b"cli,callee,trunk\n")
+        for cli, answer in ((HK, b"intl_default_off"), ("+8613800138000", b"national_cli_on_intl_trunk")):
+            running.stdin.write(f"{cli},{Z0},intl\n".encode())
+            running.stdin.flush()
+            if cli == HK:
+                assert running.stdout.readline().startswith(b"cli,callee,trunk,class")
+            assert answer in running.stdout.readline()
+        running.stdin.close()
+        assert running.wait(60) == 0
+    finally:
+        running.kill()
+        running.stdout.close()
+        running.stderr.close()
+        running.wait()
+
+
+def test_batch_leaves_no_temporary_file(run, zhang, tmp_path, monkeypatch) -> None:
+    """The answers wait in a temporary file that is gone afterwards, also after an error."""
+    (tmp_path / "spool").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "spool"))
+    (tmp_path / "calls.csv").write_text(BATCH)
+    assert len(rows(run("check", "--batch", "calls.csv").stdout)) == 7
+    (tmp_path / "calls.csv").write_text(BATCH + "x\n")
+    assert run("check", "--batch", "calls.csv", code=2).stdout == ""
+    assert not list((tmp_path / "spool").iterdir())
+
+
+def test_batch_answers_are_those_of_single_checks(run, zhang, tmp_path) -> None:
+    """Each row has the class, verdict, reason and labels that check gives for its call alone."""
+    callers = (HK, "0085261234567", "85261234567", "13800138000", "+8613800138000", "95013", "057196110", "955881",
+               "4008123456", "anonymous", "", "abc", "700123456789012", "1440012345678", "+999123456")  # fmt: skip
+    calls = [(cli, Z0, trunk, "voice", "2026-06-01T12:00") for cli in callers for trunk in ("intl", "natl", "ent")]
+    with (tmp_path / "calls.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("cli", "callee", "trunk", "channel", "at"), *calls * 30])
+    found = rows(run("check", "--batch", "calls.csv").stdout)[1:]
+    assert len(found) == 1350
+    for call, row in zip(calls, found, strict=False):
+        told = json.loads(check(run, "--json", "--at", call[4], cli=call[0], trunk=call[2]).stdout)
+        assert row[5:] == [told["class"], told["verdict"], told["reason"], ";".join(told["labels"])]
+
+
+def test_batch_with_a_line_that_never_ends(run, tmp_path) -> None:
+    """A line of megabytes is refused before it fills the memory."""
+    (tmp_path / "calls.csv").write_bytes(b"cli,callee,trunk\n" + b"x" * 3_000_000)
+    assert "a line is longer than" in run("check", "--batch", "calls.csv", code=2).stderr
+
+
 def test_batch_file_that_is_not_there(run, tmp_path) -> None:
     """A missing file or a folder is named."""
     assert "none.csv: cannot read it: No such file" in run("check", "--batch", "none.csv", code=2).stderr
@@ -233,7 +324,11 @@ ROW = DecisionRow(
     "system_blocklist", rule="5.system_list", detail="the CLI is on the list 'system'",
     entry="+852* on list 'system' (source: feed)",
     pack="cn 2026.11", lists_version="3", sip_status=603, prompt="system_blocklist",
-    extra={"connected": False, "display": "", "languages": ["zh"]},
+    extra={
+        "connected": False, "display": "", "languages": ["zh"], "legal_basis": "Art. 13", "asserted": "95588",
+        "diverted_by": ["13957100009"], "shadow": [["list:feed", "block", "system_blocklist"]],
+        "steps": [["2.form", "passes", "form plus", 900], ["5.system_list", "decides", "+852* on 'system'", 12_300]],
+    },
 )  # fmt: skip
 
 
@@ -262,6 +357,62 @@ def test_explain(run, recorded) -> None:
     assert (told["verdict"], told["entry"], told["failed"]) == ("block", ROW.entry, False)
 
 
+def test_explain_says_all_that_was_recorded(run, recorded) -> None:
+    """Each rule with what it saw and took, the legal basis, what was in shadow, and the notice of a refusal."""
+    recorded()
+    said = " ".join(run("explain", "c1@h").stdout.replace("│", " ").split())
+    for text in (
+        "legal basis Art. 13", "asserted 95588", "diverted by 13957100009", "lists version 3",
+        "2.form passes form plus 0.9", "5.system_list decides +852* on 'system' 12.3",
+        "in shadow list:feed would block (system_blocklist)", "notice (zh)", "notice (en)",
+    ):  # fmt: skip
+        assert text in said
+    told = json.loads(run("explain", "c1@h", "--json").stdout)
+    assert told["steps"][1] == {
+        "rule": "5.system_list",
+        "outcome": "decides",
+        "saw": "+852* on 'system'",
+        "ns": 12300,
+    }
+    assert told["shadow"] == [{"rule": "list:feed", "verdict": "block", "reason": "system_blocklist"}]
+    assert (told["legal_basis"], told["asserted"]) == ("Art. 13", "95588")
+    assert all(told["notice"][language][part] for language in ("zh", "en") for part in ("reason", "remedy", "papers"))
+
+
+def test_explain_says_where_a_rule_is_from(run, recorded) -> None:
+    """The source of the rule is told where the pack is still the one that decided."""
+    from pbxguard import packs
+
+    pack = packs.load("cn")
+    recorded(pack=pack.name)
+    recorded(call_id="c2@h", pack="cn 2020.01")
+    source = next(rule.source for rule in pack.rules if rule.id == ROW.rule)
+    assert json.loads(run("explain", "c1@h", "--json").stdout)["source"].startswith(source)
+    assert json.loads(run("explain", "c2@h", "--json").stdout)["source"] == ""
+
+
+def test_explain_a_call_that_went_through(run, recorded) -> None:
+    """A call that was let through has no notice."""
+    recorded(verdict="allow", reason="default", sip_status=None, extra=ROW.extra | {"connected": True})
+    assert json.loads(run("explain", "c1@h", "--json").stdout)["notice"] is None
+    assert "notice" not in run("explain", "c1@h").stdout
+
+
+def test_explain_by_the_beginning_of_a_call_id(run, recorded) -> None:
+    """The beginning is enough where one Call-ID has it; where several do they are listed, and it is a no."""
+    recorded(call_id="abc-1@h")
+    recorded(call_id="abc-1@h")
+    recorded(call_id="abd%_@h")
+    assert json.loads(run("explain", "abc", "--json").stdout)["call_id"] == "abc-1@h"
+    assert json.loads(run("explain", "abd%", "--json").stdout)["call_id"] == "abd%_@h"
+    said = run("explain", "ab", code=1)
+    assert "several Call-IDs begin with ab" in said.stderr
+    assert "abc-1@h" in said.stderr
+    assert "abd%_@h" in said.stderr
+    for nothing in ("%", "_", "c-1@h", ""):
+        assert "no decision is recorded" in run("explain", nothing, code=1).stderr
+
+
 @pytest.mark.parametrize(("connected", "word"), [(True, "allow"), (False, "block")])
 def test_explain_a_failed_decision(run, recorded, connected, word) -> None:
     """A decision that failed is told as what its trunk's policy did to the call."""
@@ -287,7 +438,8 @@ HOSTILE = "\x1b]0;owned\x07\x1b[2J\r\n\u202eevil\x9b31m[red]x[/red][link=http://
 
 def test_explain_shows_hostile_text_harmlessly(run, recorded) -> None:
     """Escape codes, line ends, bidi marks and markup of a caller reach the terminal as plain text."""
-    recorded(call_id=HOSTILE, cli_raw=HOSTILE, callee_raw=HOSTILE)
+    written = {"asserted": HOSTILE, "display_name": HOSTILE, "diverted_by": [HOSTILE]}
+    recorded(call_id=HOSTILE, cli_raw=HOSTILE, callee_raw=HOSTILE, extra=ROW.extra | written)
     for words in ((), ("--json",)):
         result = run("explain", HOSTILE, *words)
         assert all(c.isprintable() or c == "\n" for c in result.output)

@@ -134,3 +134,94 @@ def test_import_of_a_file_that_is_not_there(run, tmp_path) -> None:
     """A missing file or a folder is wrong usage."""
     assert "does not exist" in run("lists", "import", "none.csv", code=2).stderr
     assert "is a directory" in run("lists", "import", tmp_path, code=2).stderr
+
+
+def test_a_subscriber_refuses_classes_and_regions(run) -> None:
+    """400, 950, other countries, Hong Kong: checked against the pack, decided by the CLI's class."""
+    for pattern in ("400*", "950*", "class:svc95_vas", "class:hmt", "region:us"):
+        assert run("lists", "add", pattern, "--subscriber", Z0).stdout == f"{Z0}'s list own: block {pattern}\n"
+    assert len(table(run, "--subscriber", Z0)) == 6
+    assert reason(run, "95013") == "subscriber_blocklist"
+    assert reason(run, "95588") == "default"
+    assert json.loads(run(*CALL, "+12125550100").stdout)["reason"] == "subscriber_blocklist"
+    said = run("lists", "add", "class:svc95vas", "--subscriber", Z0, code=2).stderr
+    assert "no such class or region; near are class:svc95_vas" in said
+    run("lists", "remove", "class:svc95_vas", "--subscriber", Z0)
+    run("lists", "remove", "950*", "--subscriber", Z0)
+    assert reason(run, "95013") == "vas_call_centre"
+
+
+def test_entries_come_and_go_by_date(run) -> None:
+    """--since is inclusive, --expires exclusive, both in the site's zone; show says which hold."""
+    run("lists", "add", "130*", "--since", "2026-06-01", "--expires", "2026-07-01", "--document", "A 1")
+    call = ("check", "--to", Z0, "--trunk", "natl", "--json", "--from", "13012345678", "--at")
+    expected = {"2026-05-31T23:59:59": "default", "2026-06-01": "system_blocklist", "2026-07-01": "default",
+                "2026-05-31T16:00:00+00:00": "system_blocklist"}  # fmt: skip
+    for at, wanted in expected.items():
+        assert json.loads(run(*call, at).stdout)["reason"] == wanted, at
+    run("lists", "add", "131*", "--since", "2999-01-01")
+    (first, second) = json.loads(run("lists", "show", "--json").stdout)
+    assert (first["state"], first["since"], first["document"]) == ("expired", "2026-06-01 00:00:00", "A 1")
+    assert (second["state"], second["since"]) == ("to come", "2999-01-01 00:00:00")
+    assert "Asia/Shanghai" in run("lists", "show").stdout
+    said = run("lists", "add", "132*", "--since", "2026-07-01", "--expires", "2026-07-01", code=2).stderr
+    assert "--expires 2026-07-01 is not after --since 2026-07-01" in said
+
+
+PUNISHED, KEPT = "13012345678", "13112345678"
+
+
+def shown(run, *words):
+    return {row["pattern"]: row for row in json.loads(run("lists", "show", *words, "--json").stdout)}
+
+
+def test_punish_and_lift(run) -> None:
+    """A measure blocks for its term, a second adds its own; the kept number is not blocked; lifting is at once."""
+    words = ("lists", "punish", PUNISHED, "--from", "2026-06-01", "--document", "A 1", "--retained", KEPT)
+    said = run(*words, "--basis", "convicted").stdout
+    assert said == (f"{PUNISHED} is punished from 2026-06-01 00:00:00 until 2029-06-01 00:00:00 (Asia/Shanghai); "
+                    f"kept: {KEPT}\n")  # fmt: skip
+    assert reason(run, PUNISHED) == "joint_punishment"
+    assert reason(run, KEPT) == "punished_retained"
+    assert "is on the list already" in run(*words, "--basis", "convicted", code=2).stderr
+    run("lists", "punish", PUNISHED, "--from", "2027-01-01", "--basis", "convicted", "--document", "B 2")
+    rows = shown(run, "--list", "punishment")
+    assert {row["expires"] for row in rows.values()} == {"2031-06-01 00:00:00"}
+    assert rows[PUNISHED]["document"] == rows[KEPT]["document"] == "A 1; B 2"
+    assert rows[PUNISHED]["legal_basis"].endswith("convicted 3 years + convicted 3 years")
+    assert (rows[PUNISHED]["state"], rows[KEPT]["state"]) == ("holds", "kept")
+    said = run("lists", "lift", PUNISHED, "--reason", "appeal 7 passed").stdout
+    assert said == f"lifted {PUNISHED} from global list punishment: it holds no more\n"
+    assert reason(run, PUNISHED) == reason(run, KEPT) == "default"
+    rows = shown(run)
+    assert {(row["state"], row["lift_reason"]) for row in rows.values()} == {("lifted", "appeal 7 passed")}
+    assert "holds no more on" in run("lists", "lift", PUNISHED, "--reason", "again", code=1).stderr
+    assert "is not on" in run("lists", "lift", "13912345678", "--reason", "x", code=1).stderr
+
+
+def test_what_cannot_be_punished_or_kept(run) -> None:
+    """The same number twice, a number that is punished itself, an emergency number: one line, nothing stored."""
+    words = ("lists", "punish", PUNISHED, "--from", "2026-06-01", "--basis", "police")
+    assert "cannot be punished and kept" in run(*words, "--retained", PUNISHED, code=2).stderr
+    run("lists", "punish", KEPT, "--from", "2026-06-01", "--basis", "police")
+    assert "it is on the list itself" in run(*words, "--retained", KEPT, code=2).stderr
+    assert "no list may block" in run("lists", "punish", "110", *words[3:], code=2).stderr
+    assert "does not match the format" in run(*words[:3], "--from", "June", *words[5:], code=2).stderr
+    assert list(shown(run)) == [KEPT]
+
+
+@pytest.mark.parametrize("pattern", ["110", "119", "10086", "0571110", "110*", "119-120"])
+def test_numbers_that_no_list_may_block(run, tmp_path, pattern) -> None:
+    """An entry of nothing but emergency and operator numbers is refused, by hand and by import."""
+    assert "which no list may block" in run("lists", "add", pattern, code=2).stderr
+    (tmp_path / "list.csv").write_text(f"pattern\n{pattern}\n")
+    assert "line 2: column pattern: " in run("lists", "import", "list.csv", code=2).stderr
+    assert len(table(run)) == 1
+    assert run("lists", "add", pattern, "--allow").exit_code == 0
+
+
+def test_broad_prefix_passes_over_numbers_that_no_list_may_block(run) -> None:
+    """1* is accepted and blocks mobiles; a call from an operator's own number gets through."""
+    run("lists", "add", "1*")
+    assert reason(run, "13012345678") == "system_blocklist"
+    assert reason(run, "10086") != "system_blocklist"

@@ -2,8 +2,11 @@
 
 import getpass
 import json
+import sqlite3
 
 import pytest
+
+from pbxguard.store import EVENT_COLUMNS
 
 Z0 = "13957100001"
 HK = "+85261234567"
@@ -42,6 +45,31 @@ def test_one_caller_and_an_end(run) -> None:
     assert reason(run, HK, "--at", "2999-01-01") == "intl_default_off"
 
 
+def test_each_class_and_channel_by_itself(run) -> None:
+    """Other countries, and Hong Kong, Macau and Taiwan, are opened one without the other, and so are texts."""
+    run("registry", "open", Z0, "--class", "intl")
+    assert (reason(run), reason(run, "+12125550100")) == ("intl_default_off", "intl_origin_notice")
+    run("registry", "open", Z0, "--class", "hmt", "--channel", "sms")
+    assert reason(run) == "intl_default_off"
+    run("registry", "open", Z0, "--class", "hmt")
+    assert reason(run) == "intl_origin_notice"
+    held = json.loads(run("registry", "show", Z0, "--json").stdout)
+    assert [(each["class"], each["channel"], each["until"]) for each in held] == [
+        ("hmt", "sms", ""), ("hmt", "voice", ""), ("intl", "voice", ""),
+    ]  # fmt: skip
+
+
+def test_one_caller_until_a_date_and_for_good(run) -> None:
+    """An opening for one caller that ends, beside one for all: each holds by itself and is closed by itself."""
+    run("registry", "open", Z0, "--class", "hmt", "--caller", "0085261234567", "--until", "2999-01-01")
+    assert (reason(run), reason(run, "+85261234568")) == ("intl_origin_notice", "intl_default_off")
+    run("registry", "open", Z0, "--class", "hmt")
+    run("registry", "close", Z0, "--class", "hmt", "--caller", HK)
+    assert reason(run) == "intl_origin_notice", "all callers are open"
+    run("registry", "close", Z0, "--class", "hmt")
+    assert reason(run) == "intl_default_off"
+
+
 def test_show(run) -> None:
     """What is open or closed now, in local time; without anything a sentence says what applies."""
     assert "has opened and closed nothing" in run("registry", "show", Z0).stdout
@@ -64,6 +92,105 @@ def test_history_keeps_every_line(run) -> None:
     assert "form 7" in run("registry", "history", Z0).stdout
 
 
+def test_history_of_nobody(run) -> None:
+    """A number without a line is told so; a script gets an empty list."""
+    assert run("registry", "history", Z0).stdout == f"the ledger has no line about {Z0}\n"
+    assert json.loads(run("registry", "history", Z0, "--json").stdout) == []
+
+
+def verified(run, *words, code=0):
+    return json.loads(run("registry", "verify", "--json", *words, code=code).stdout)
+
+
+def test_verify(run, state) -> None:
+    """Count and head of a whole ledger; a changed event is named, with exit code 1."""
+    assert verified(run) == {
+        "ok": True, "events": 0, "head": "0" * 64, "states": 0, "fault": None, "event": None, "number": None,
+    }  # fmt: skip
+    run("registry", "open", Z0)
+    head = verified(run)["head"]
+    said = run("registry", "verify").stdout
+    assert said == f"2 events, head {head}\n2 rows of state follow from them\n"
+    raw = sqlite3.connect(state / "pbxguard.db")
+    with raw:
+        raw.execute("DROP TRIGGER consent_event_no_update")
+        raw.execute("UPDATE consent_event SET evidence = 'form 8' WHERE id = 2")
+    raw.close()
+    told = run("registry", "verify", code=1)
+    assert told.stdout == ""
+    assert told.stderr.count("\n") == 1
+    assert "event 2 ('13957100001') was changed after it was written (1 events before it are whole" in told.stderr
+    found = verified(run, code=1)
+    assert (found["ok"], found["events"], found["event"], found["number"]) == (False, 1, 2, Z0)
+
+
+def test_verify_against_a_noted_head(run, state) -> None:
+    """A head that was noted is found in the ledger as it grows, and misses what was cut off."""
+    run("registry", "open", Z0)
+    noted = verified(run)["head"]
+    run("registry", "close", Z0)
+    assert "; the noted head is in it" in run("registry", "verify", "--head", noted, "--count", 2).stdout
+    assert verified(run, "--head", noted.upper())["ok"]
+    assert "not the noted one" in run("registry", "verify", "--head", noted, "--count", 1, code=1).stderr
+    assert "cut off" in run("registry", "verify", "--head", noted, "--count", 9, code=1).stderr
+    assert "not in this ledger" in verified(run, "--head", "ab" * 32, code=1)["fault"]
+    assert "64 hexadecimal digits" in run("registry", "verify", "--head", "abc", code=2).stderr
+    assert "give --head too" in run("registry", "verify", "--count", 3, code=2).stderr
+
+
+def test_export_and_import_again(run, tmp_path, monkeypatch) -> None:
+    """An export imported elsewhere is the same ledger with the same head; a second time it adds nothing."""
+    run("registry", "open", Z0, "--caller", HK, "--until", "2999-01-01", "--evidence", '短信 "7", ok')
+    run("registry", "close", Z0, "--class", "hmt")
+    text = run("registry", "export").stdout
+    assert text.splitlines()[0] == ",".join(EVENT_COLUMNS)
+    said = run("registry", "export", "all.csv").stdout
+    assert said == f"wrote 3 events to all.csv (columns {','.join(EVENT_COLUMNS)})\n"
+    assert (tmp_path / "all.csv").read_text(encoding="utf-8") == text
+    before, shown = verified(run), run("registry", "show", Z0, "--json").stdout
+    monkeypatch.setenv("PBXGUARD_STATE", str(tmp_path / "other"))
+    assert run("registry", "import", "all.csv", "--dry-run").stdout == "would append 3 events\n"
+    assert verified(run)["events"] == 0
+    assert run("registry", "import", "all.csv").stdout == "appended 3 events\n"
+    assert verified(run) == before
+    assert run("registry", "show", Z0, "--json").stdout == shown
+    assert run("registry", "import", "all.csv").stdout == "appended 0 events; 3 are in the ledger already\n"
+    assert run("registry", "export").stdout == text
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_short_import(run, tmp_path) -> None:
+    """Four columns are enough, numbers are read as typed, and the ledger says who imported."""
+    (tmp_path / "in.csv").write_text(f"number,class,verb,effective_at\n+86{Z0},hmt,open,2026-01-01T00:00+08:00\n")
+    run("registry", "import", "in.csv")
+    assert reason(run) == "intl_origin_notice"
+    (line,) = json.loads(run("registry", "history", Z0, "--json").stdout)
+    assert (line["by"], line["via"], line["effective"]) == (
+        f"cli:{getpass.getuser()}",
+        "import",
+        "2026-01-01 00:00:00",
+    )
+
+
+def test_import_is_all_or_nothing(run, tmp_path) -> None:
+    """Bad rows are named by line on one line, and nothing is appended."""
+    (tmp_path / "in.csv").write_text(
+        "number,class,verb,effective_at\n"
+        f"{Z0},hmt,open,2026-01-01T00:00+08:00\nabc,hmt,open,2026-01-01T00:00Z\n{Z0},hmt,open,2026-01-01\n"
+    )
+    said = run("registry", "import", "in.csv", code=2).stderr
+    assert "2 bad rows, nothing was imported: line 3: 'abc' is not a number" in said
+    assert "line 4: column effective_at: '2026-01-01' has no time zone" in said
+    assert verified(run)["events"] == 0
+    assert "does not exist" in run("registry", "import", "none.csv", code=2).stderr
+
+
+def test_export_to_where_nothing_can_be_written(run, tmp_path) -> None:
+    """A folder that is not there is named, and nothing half-written stays."""
+    assert "none/x.csv: cannot write it: No such file" in run("registry", "export", "none/x.csv", code=2).stderr
+    assert not list(tmp_path.glob("**/*.part"))
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -76,6 +203,7 @@ def test_history_keeps_every_line(run) -> None:
         (("open", Z0, "--caller", "x"), "'x' is not a number"),
         (("open", Z0, "--class", "moon"), "'moon' is not one of"),
         (("open", Z0, "--evidence", "a\x1b[31m"), "control character"),
+        (("open", Z0, "--evidence", "x" * 501), "longer than 500 characters"),
         (("show", "12"), "'12' is no number"),
         (("history", ""), "'' is not a number"),
     ],

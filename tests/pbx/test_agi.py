@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pbxguard.errors import PeerProtocolError
 from pbxguard.packs import load
-from pbxguard.pbx import agi
+from pbxguard.pbx import address, agi
 from pbxguard.screening.call import Allow, Basis, Block, Call, Label, Reason, Trunk
 from pbxguard.screening.numbering import Form, read_cli
 from pbxguard.screening.treatment import Treatment
@@ -153,7 +153,7 @@ def test_any_bytes_are_a_request_or_refused(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "user"),
+    ("written", "user"),
     [
         ("<sip:+85261234567@198.18.0.21>", "+85261234567"),
         ("sip:13800138000@h", "13800138000"),
@@ -173,9 +173,9 @@ def test_any_bytes_are_a_request_or_refused(data: bytes) -> None:
         ("<sip:a@b>13800138000", "a"),
     ],
 )
-def test_uri_user(address: str, user: str) -> None:
+def test_uri_user(written: str, user: str) -> None:
     """The user part of the last URI, as on the wire; nothing where there is no URI with one."""
-    assert agi.uri_user(address) == user
+    assert address.uri_user(written) == user
 
 
 @pytest.mark.parametrize(
@@ -242,6 +242,28 @@ def test_diversion_is_told_original_callee_first(value: str, users: tuple[str, .
 
 
 @pytest.mark.parametrize(
+    ("pai", "rpid", "asserted"),
+    [
+        ("<sip:13800138000@h>", "<sip:110@h>", "13800138000"),
+        ("", "<sip:13800138000@h>", "13800138000"),
+        ("", '"x" <sip:13800138000@h>;party=calling;privacy=full;screen=yes', "13800138000"),
+        ("", "<tel:+8613800138000>;screen=yes", "+8613800138000"),
+        ("", "<sip:13800138000@h>;party=calling;screen=no", None),
+        ("", "<sip:13800138000@h>; Screen = No", None),
+        ("", "<sip:13800138000@h>;party=called;screen=yes", None),
+        ("", '"<sip:110@h>;screen=yes" <sip:13800138000@h>;screen=no', None),
+        ("<sip:carrier.example>", "<sip:13800138000@h>", None),
+        ("", "<sip:carrier.example>", None),
+        ("", "", None),
+    ],
+)
+def test_asserted_identity(pai: str, rpid: str, asserted: str | None) -> None:
+    """P-Asserted-Identity, else a Remote-Party-ID about the caller that its sender does not call unverified."""
+    assert heard(pai=pai, rpid=rpid).asserted == asserted
+    assert heard(rpid=rpid).asserted == (None if pai else asserted) or pai
+
+
+@pytest.mark.parametrize(
     ("query", "offer"),
     [
         ({}, True),
@@ -260,10 +282,11 @@ def test_offer(query: dict[str, str], offer: bool) -> None:
 def test_every_value_is_bounded() -> None:
     """No value of a call is longer than its place in log and database."""
     long = "<sip:" + "9" * 390 + "@h>"
-    names = ("from", "callee", "call_id", "name", "pai", "privacy", "div", "pani", "ua", "source")
+    names = ("from", "callee", "call_id", "name", "pai", "rpid", "div", "ua", "source")
     call = heard(**dict.fromkeys(names, long))
-    for text in (call.cli, call.callee, call.call_id, call.display_name, call.asserted, call.source, call.user_agent):
-        assert text is not None
+    asserted = heard(pai="sip:" + "9" * 150 + "@" + "h" * 300).asserted or ""
+    for text in (call.cli, call.callee, call.call_id, call.display_name, asserted, call.source, call.user_agent):
+        assert text
         assert len(text) <= 401
 
 
@@ -339,6 +362,11 @@ BASIS = Basis("7.default_off", "test")
             Block(Reason.CLI_MISSING, BASIS),
             Treatment(connect=False, status=433),
             "1|block|433|none|||cli_missing||",
+        ),
+        (
+            Allow(Reason.CLI_ANONYMISED, BASIS, (Label.CLI_ANONYMISED,)),
+            Treatment(connect=True, withhold=True),
+            "1|withhold||none|||cli_anonymised|cli_anonymised|",
         ),
         (Allow(Reason.DEFAULT, BASIS), Treatment(connect=True, display="a|b"), "1|allow||none|||default||"),
         (Allow(Reason.DEFAULT, BASIS), Treatment(connect=True, display="a\nb"), "1|allow||none|||default||"),

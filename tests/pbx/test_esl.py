@@ -355,6 +355,21 @@ def test_allow_variables() -> None:
     assert "pbxguard_status" not in values
 
 
+def test_call_that_connects_without_cli() -> None:
+    """The dialplan has a branch of its own for it, so that an older one takes it for no verdict and shows nothing."""
+    verdict = Allow(Reason.CLI_ANONYMISED, Basis("r", "d"), (Label.CLI_ANONYMISED,))
+    assert esl.verdict_variables(verdict, Treatment(True, withhold=True))["pbxguard_verdict"] == "1-withhold"
+
+
+def test_remote_party_id() -> None:
+    """It stands in where there is no P-Asserted-Identity, unless its sender calls it unverified."""
+    plain = {k: v for k, v in event("hostile").items() if k != "variable_sip_P-Asserted-Identity"}
+    for params, asserted in (("screen=yes;privacy=off", "13012345678"), ("party=calling;screen=no", None)):
+        rpid = {"variable_sip_Remote-Party-ID": f'"x" <sip:13012345678@h>;{params}'}
+        assert esl.call_from_esl(plain | rpid, INTL, NOW).asserted == asserted
+        assert esl.call_from_esl(event("hostile") | rpid, INTL, NOW).asserted == "+8613800138000"
+
+
 @given(st.text(), st.text(), st.text(), st.integers(300, 699), st.booleans())
 def test_no_variable_ends_another(display: str, url: str, prompt: str, status: int, connect: bool) -> None:
     """Whatever a pack or a setting holds, no value holds what ends a variable, a quote or a command."""

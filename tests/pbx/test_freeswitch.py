@@ -144,9 +144,9 @@ class Stalled(Store):
         super().__init__(path)
         self.released = threading.Event()
 
-    def facts(self, cli_key: str | None, callees: tuple[str, ...]) -> Facts:
+    def facts(self, cli_key: str | None, callees: tuple[str, ...], tags: tuple[str, ...] = ()) -> Facts:
         self.released.wait(LIMIT)
-        return super().facts(cli_key, callees)
+        return super().facts(cli_key, callees, tags)
 
 
 @pytest.fixture

@@ -1,19 +1,25 @@
 """Patterns, their look-up keys, and which entry decides."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbxguard.errors import BadNumber
+from pbxguard.errors import BadInput, BadNumber
 from pbxguard.screening.lists import (
+    SIMBOX,
     Action,
     ListEntry,
+    check_note,
+    consists_of,
     effective,
+    live,
     lookup_keys,
     matches,
     normalise_pattern,
+    noted,
     pattern_keys,
     pattern_of,
 )
@@ -31,6 +37,9 @@ entries = st.builds(
     name=st.sampled_from(["system", "punishment", "own"]),
     source=st.sampled_from(["", "a", "b"]),
     expires_at=moments,
+    since=moments,
+    lifted_at=moments,
+    retained=st.booleans(),
 )
 
 
@@ -150,13 +159,18 @@ def test_order_of_entries_never_matters(listed: list[ListEntry], random: object)
 
 @given(st.lists(entries, max_size=8))
 def test_allow_beats_block_among_live_entries_of_the_owner(listed: list[ListEntry]) -> None:
-    """The entry that decides is live, the owner's, and an allow entry whenever there is one."""
+    """The entry that decides is live, the owner's, and an allow entry whenever there is one.
+
+    On the list of a retained number no block counts; a note never decides.
+    """
     chosen = effective(listed, NOW, "")
-    live = [e for e in listed if e.owner == "" and (e.expires_at is None or e.expires_at > NOW)]
-    assert (chosen is None) == (not live)
+    ours = [e for e in listed if e.owner == "" and e.action is not Action.NOTE and live(e, NOW)]
+    kept = {e.name for e in ours if e.retained}
+    counting = [e for e in ours if e.action is Action.ALLOW or e.name not in kept]
+    assert (chosen is None) == (not counting)
     if chosen is not None:
-        assert chosen in live
-        assert (chosen.action is Action.ALLOW) == any(e.action is Action.ALLOW for e in live)
+        assert chosen in counting
+        assert (chosen.action is Action.ALLOW) == any(e.action is Action.ALLOW for e in counting)
 
 
 def test_expiry_is_half_open() -> None:
@@ -166,9 +180,89 @@ def test_expiry_is_half_open() -> None:
     assert effective([entry], NOW, "") is None
 
 
+def test_entry_comes_and_goes_by_date() -> None:
+    """Its first moment is inside, its last and that of its lifting are not."""
+    second = timedelta(seconds=1)
+    entry = ListEntry("", "138*", Action.BLOCK, "system", since=NOW, expires_at=NOW + 2 * second)
+    assert [live(entry, NOW + n * second) for n in (-1, 0, 1, 2)] == [False, True, True, False]
+    lifted = replace(entry, lifted_at=NOW + second)
+    assert [live(lifted, NOW + n * second) for n in (-1, 0, 1, 2)] == [False, True, False, False]
+
+
+TAGS = ("intl_hk", "hmt", "region:hk")
+
+
+@pytest.mark.parametrize(("pattern", "hit"), [("class:intl_hk", 1), ("class:hmt", 1), ("region:hk", 1),
+                                              ("class:intl", 0), ("region:mo", 0), ("class:hk", 0)])  # fmt: skip
+def test_class_and_region_patterns_match_tags(pattern: str, hit: int) -> None:
+    """A number with the tag is found, whatever its digits, and even a withheld one; no other number is."""
+    (key,) = pattern_keys(pattern)
+    assert len(key) <= 30
+    assert pattern_of(key) == pattern
+    assert (key in lookup_keys("+85261234567", TAGS)) is bool(hit)
+    assert (key in lookup_keys("", TAGS)) is bool(hit)
+    assert matches(pattern, "+85261234567", TAGS) is bool(hit)
+    assert not matches(pattern, "+85261234567")
+    assert key not in lookup_keys("+85261234567")
+    if hit:
+        assert normalise_pattern(f" {pattern} ", _strict, tags=TAGS) == pattern
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("class:intl", "class:", "region:xx", "class:region:hk", "class:hmt*", "Class:hmt", "class:hmt-hmt"),
+        *("class:" + "a" * 40, "region:" + "a" * 40, "class:h\u200bmt"),
+    ],
+)
+def test_unknown_class_is_refused_with_near_ones(text: str) -> None:
+    """A class or region that the pack does not have would match nothing, so it is an error in one line."""
+    with pytest.raises(BadNumber) as caught:
+        normalise_pattern(text, _strict, tags=TAGS)
+    assert str(caught.value).isprintable()
+    with pytest.raises(BadNumber):
+        pattern_keys(text if text not in ("class:intl", "region:xx") else "class:")
+    with pytest.raises(BadNumber):
+        normalise_pattern(text, _strict)
+
+
+def test_near_classes_are_named() -> None:
+    """A typing error is answered with what was meant."""
+    with pytest.raises(BadNumber, match=r"near are class:svc95_vas"):
+        normalise_pattern("class:svc95vas", _strict, tags=["svc95_vas", "intl", "fixed"])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "refused"),
+    [
+        *(("110", True), ("119-120", True), ("110*", True), ("0571110", True), ("10085-10086", True)),
+        *(("11*", False), ("1*", False), ("1101*", False), ("119-122", False), ("100-999", False)),
+        *(("13800000000-13899999999", False), ("13800138000", False), ("+1*", False), ("class:emergency", False)),
+    ],
+)
+def test_entries_that_only_block_emergency_numbers_are_told_apart(pattern: str, refused: bool) -> None:
+    """An exact number, a prefix or a range of nothing but such numbers; one that merely contains some is not."""
+    never = {"110", "119", "120", "122", "0571110", "10085", "10086"}
+    assert consists_of(pattern, lambda number: number in never) is refused
+
+
+def test_wide_range_is_not_walked_through() -> None:
+    """However wide a range is, a few look-ups say what it consists of."""
+    asked: list[str] = []
+
+    def inside(number: str) -> bool:
+        asked.append(number)
+        return True
+
+    assert not consists_of("10000000000-19999999999", inside)
+    assert asked == []
+    assert consists_of("+100-+110", inside)
+    assert set(asked) == {f"+{number}" for number in range(100, 111)}
+
+
 def test_narrowest_of_equals_is_named() -> None:
-    """Of several blocks the exact number is named, then the range, then the longest prefix."""
-    patterns = ["1*", "138*", "13800138000-13800138009", "13800138000"]
+    """Of several blocks the exact number is named, then the range, then the longest prefix, then the class."""
+    patterns = ["class:intl", "1*", "138*", "13800138000-13800138009", "13800138000"]
     listed = [ListEntry("", pattern, Action.BLOCK, "system") for pattern in patterns]
     while listed:
         chosen = effective(listed, NOW, "")
@@ -181,3 +275,29 @@ def _strict(text: str) -> str:
     if not number.isascii() or not number.removeprefix("+").isdigit():
         raise BadNumber(f"{text!a}: not a number")
     return number
+
+
+def test_a_note_decides_nothing() -> None:
+    """A note of the site is no block and no allow, whatever else is listed; it is only known, while it holds."""
+    note = ListEntry("", "13800138000", Action.NOTE, "roaming_yes", expires_at=NOW)
+    block = ListEntry("", "13800138*", Action.BLOCK, "system")
+    before = NOW - timedelta(seconds=1)
+    assert effective([note], before, "") is None
+    assert effective([note, block], before, "") == block
+    assert noted([note, block], before) == {"roaming_yes"}
+    assert noted([note, block], NOW) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("action", "owner", "name"),
+    [
+        (Action.NOTE, "", "system"),
+        (Action.NOTE, "13957100001", "roaming_yes"),
+        (Action.BLOCK, "", "roaming_no"),
+        (Action.ALLOW, "", SIMBOX),
+    ],
+)
+def test_notes_and_other_entries_do_not_mix(action: Action, owner: str, name: str) -> None:
+    """A note that nothing would read, and a block that would look like a note, are refused by name."""
+    with pytest.raises(BadInput, match=name):
+        check_note(action, owner, name)

@@ -1,16 +1,21 @@
 """The CN pack holds what the policy asks of it, and a wrong pack is refused with file and line."""
 
+import ast
 import re
 import zoneinfo
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
+from itertools import pairwise
 
 import pytest
 
-from pbxguard.errors import BadPack
-from pbxguard.packs import load
+from pbxguard import screening
+from pbxguard.errors import BadConfig, BadPack
+from pbxguard.packs import load, shipped
 from pbxguard.screening.call import Label, Reason
 from pbxguard.screening.pack import FILES, compile_pack
+from pbxguard.screening.tables import Span
 
 CN = load("cn")
 FOLDER = files("pbxguard.packs") / "cn"
@@ -18,6 +23,21 @@ TEXTS = {name: (FOLDER / name).read_text("utf-8") for name in FILES}
 
 
 local = datetime.fromisoformat  # dates of a pack are local, so they have no zone
+
+
+@dataclass(frozen=True)
+class Site:
+    """The choice of a site: nothing accepted, nothing in shadow, nothing off."""
+
+    accept_unverified: tuple[str, ...] = ()
+    shadow_rules: tuple[str, ...] = ()
+    shadow_lists: tuple[str, ...] = ()
+    rules_off: tuple[str, ...] = ()
+
+
+def at(text):
+    """A moment of Chinese local time, aware."""
+    return local(text).replace(tzinfo=zoneinfo.ZoneInfo("Asia/Shanghai"))
 
 
 def line_of(name, text):
@@ -45,7 +65,7 @@ def appended(name, row):
 
 def test_head():
     """The pack says who it is and where home is, and its zone exists."""
-    assert (CN.name, CN.country, CN.cc, CN.idd) == ("cn 2026.11", "CN", "86", "00")
+    assert (CN.name, CN.country, CN.cc, CN.idd) == ("cn 2026.11", "CN", "86", ("00",))
     assert CN.emergency == {"110", "119", "120", "122"}
     assert zoneinfo.ZoneInfo(CN.timezone).key == "Asia/Shanghai"
     assert CN.home_language == "zh"
@@ -156,7 +176,7 @@ def test_no_rules_for_what_is_no_class(name):
 
 def test_no_call_is_refused_on_an_unverified_row():
     """A class row without a source never refuses a call by its class rules."""
-    rows = [rules for rules in CN._classes.values() if not rules.verified]
+    rows = [rules for rules in CN._plan.classes.values() if not rules.verified]
     assert {rules.name for rules in rows} >= {"svc95_other", "reserved"}
     assert [rules.name for rules in rows if rules.dno or rules.voice_cli == "no"] == []
 
@@ -176,7 +196,7 @@ def test_regions():
 
 def test_areas():
     """321 area codes, each in one of the 31 provinces; every local number has 7 or 8 digits."""
-    areas = CN._areas
+    areas = CN._plan.areas
     assert len(areas) == 321
     assert len({area.province for area in areas.values()}) == 31
     assert all(area.local_lengths <= {7, 8} for area in areas.values())
@@ -207,7 +227,7 @@ def test_empty_and_broken_file(name):
 
 def test_duplicate_class_pattern():
     """Two classes that claim the same digits in the same form are refused, and both lines are named."""
-    row = "svc_new,955,5,5,bare,yes,no,,x,verified,2026-11-21"
+    row = "svc_new,955,5,5,bare,yes,no,,no,no,x,verified,2026-11-21"
     first = line_of("classes.csv", "svc95_customer,955")
     assert f"svc95_customer too, at classes.csv line {first}" in appended("classes.csv", row)
 
@@ -220,7 +240,7 @@ def test_duplicate_across_files():
 
 def test_same_pattern_of_another_length_is_no_duplicate():
     """The same prefix may belong to two classes when no number has both lengths."""
-    row = "svc_new,955,9,9,bare,yes,no,,x,verified,2026-11-21\n"
+    row = "svc_new,955,9,9,bare,yes,no,,no,no,x,verified,2026-11-21\n"
     pack = compile_pack(TEXTS | {"classes.csv": TEXTS["classes.csv"] + row})
     assert pack.national_class("955123456", "bare") == "svc_new"
     assert pack.national_class("95512", "bare") == "svc95_customer"
@@ -229,18 +249,19 @@ def test_same_pattern_of_another_length_is_no_duplicate():
 @pytest.mark.parametrize(
     ("name", "row", "why"),
     [
-        ("classes.csv", "svc_new,99,5,4,bare,yes,no,,x,verified,2026-11-21", "len_max"),
-        ("classes.csv", "svc_new,99,5,25,bare,yes,no,,x,verified,2026-11-21", "len_max"),
-        ("classes.csv", "svc_new,9x,5,5,bare,yes,no,,x,verified,2026-11-21", "pattern"),
-        ("classes.csv", "svc_new,99,5,5,nsn,yes,no,,x,verified,2026-11-21", "bare too"),
-        ("classes.csv", "svc_new,99,5,5,bear,yes,no,,x,verified,2026-11-21", "form"),
-        ("classes.csv", "svc_new,99,5,5,bare,maybe,no,,x,verified,2026-11-21", "voice_cli"),
-        ("classes.csv", "svc_new,99,5,5,bare,yes,no,nolabel,x,verified,2026-11-21", "label"),
-        ("classes.csv", "svc_new,99,5,5,bare,yes,no,,,verified,2026-11-21", "source"),
-        ("classes.csv", "svc_new,99,5,5,bare,yes,no,,x,sure,2026-11-21", "status"),
-        ("classes.csv", "svc_new,99,5,5,bare,yes,no,,x,verified,yesterday", "checked_on"),
+        ("classes.csv", "svc_new,99,5,4,bare,yes,no,,no,no,x,verified,2026-11-21", "len_max"),
+        ("classes.csv", "svc_new,99,5,25,bare,yes,no,,no,no,x,verified,2026-11-21", "len_max"),
+        ("classes.csv", "svc_new,9x,5,5,bare,yes,no,,no,no,x,verified,2026-11-21", "pattern"),
+        ("classes.csv", "svc_new,099,5,5,bare,yes,no,,no,no,x,verified,2026-11-21", "opens with the prefix 0"),
+        ("classes.csv", "svc_new,99,5,5,nsn,yes,no,,no,no,x,verified,2026-11-21", "bare too"),
+        ("classes.csv", "svc_new,99,5,5,bear,yes,no,,no,no,x,verified,2026-11-21", "form"),
+        ("classes.csv", "svc_new,99,5,5,bare,maybe,no,,no,no,x,verified,2026-11-21", "voice_cli"),
+        ("classes.csv", "svc_new,99,5,5,bare,yes,no,nolabel,no,no,x,verified,2026-11-21", "label"),
+        ("classes.csv", "svc_new,99,5,5,bare,yes,no,,no,no,,verified,2026-11-21", "source"),
+        ("classes.csv", "svc_new,99,5,5,bare,yes,no,,no,no,x,sure,2026-11-21", "status"),
+        ("classes.csv", "svc_new,99,5,5,bare,yes,no,,no,no,x,verified,yesterday", "checked_on"),
         ("classes.csv", "svc_new,99,5", "fields"),
-        ("classes.csv", "fixed,,,,,no,no,,x,verified,2026-11-21", "other voice_cli"),
+        ("classes.csv", "fixed,,,,nsn trunk0,no,no,,no,no,x,verified,2026-11-21", "other voice_cli"),
         ("prefixes.csv", "139,mno,cm,,11,yes,,,x,verified,2026-11-21", "claimed"),
         ("prefixes.csv", "1391,mno,xx,,11,yes,,,x,verified,2026-11-21", "mobile_xx"),
         ("prefixes.csv", "1391,mno,cm,,11,yes,2026-13-01,,x,verified,2026-11-21", "valid_from"),
@@ -288,9 +309,9 @@ def test_missing_and_unknown_column():
         ("pack.toml", 'idd = "00"', 'idd = "00"\nidb = "1"', 5, "idb: unknown key"),
         ("pack.toml", 'idd = "00"', 'idd = "zero"', 4, "idd"),
         ("pack.toml", 'cc = "86"', "cc = 86", 3, "cc"),
-        ("pack.toml", '"110", ', '"999", ', 9, "'999' has no class 'emergency'"),
+        ("pack.toml", '"110", ', '"999", ', 11, "'999' has no class 'emergency'"),
         ("pack.toml", 'version = "2026.11"\n', "", 0, "'version' is missing"),
-        ("pack.toml", "checked_on = 2026-11-21", 'checked_on = "soon"', 10, "checked_on"),
+        ("pack.toml", "checked_on = 2026-11-21", 'checked_on = "soon"', 12, "checked_on"),
         ("pack.toml", 'country = "CN"', "country = CN", 2, "not TOML"),
         ("trunks.toml", 'cli = "allocated_only"', 'cil = "allocated_only"', None, "cil: unknown key"),
         ("trunks.toml", 'foreign_cli = "block"', 'foreign_cli = "drop"', None, "foreign_cli"),
@@ -338,5 +359,463 @@ def test_load_names_pack_and_line(tmp_path):
 @pytest.mark.parametrize("name", ["", "zz", "./nowhere", "../packs", "cn/areas.csv"])
 def test_unknown_pack(name):
     """A pack that is not there is refused with the names of those that are."""
-    with pytest.raises(BadPack, match="shipped are cn"):
+    with pytest.raises(BadPack, match="shipped are cn, de"):
         load(name)
+
+
+# -- dates of prefixes -------------------------------------------------------------------------------------
+
+
+def with_prefixes(*rows):
+    """The CN pack with rows of prefixes.csv in place of 139."""
+    lines = [line for line in TEXTS["prefixes.csv"].splitlines() if not line.startswith("139,")]
+    return compile_pack(TEXTS | {"prefixes.csv": "\n".join([*lines, *rows]) + "\n"})
+
+
+def test_a_prefix_changes_hands_at_local_midnight():
+    """Two rows of one prefix follow each other; the old one ends where the new one begins, in the pack's zone."""
+    pack = with_prefixes(
+        "139,mno,cm,,11,yes,,2026-07-01,x,verified,2026-11-21",
+        "139,mno,cu,,11,yes,2026-07-01,,x,verified,2026-11-21",
+    )
+    midnight = datetime(2026, 6, 30, 16, tzinfo=UTC)
+    assert pack.national_class("13912345678", "bare", midnight - timedelta(microseconds=1)) == "mobile_cm"
+    assert pack.national_class("13912345678", "bare", midnight) == "mobile_cu"
+    assert pack.national_class("13912345678", "bare") == "mobile_cu"
+    assert midnight in pack.dates
+
+
+def test_a_prefix_is_nothing_outside_its_dates():
+    """Before the first row and after the last one the digits have no class, and a shorter prefix may have them."""
+    pack = with_prefixes("1391,mno,cm,,11,yes,2026-01-01,2026-07-01,x,verified,2026-11-21")
+    read = {
+        day: pack.national_class("13912345678", "nsn", at(day)) for day in ("2025-12-31", "2026-01-01", "2026-07-01")
+    }
+    assert read == {"2025-12-31": None, "2026-01-01": "mobile_cm", "2026-07-01": None}
+
+
+def test_prefix_rows_that_hold_at_one_time_are_refused():
+    """Rows of one prefix that overlap by a day are refused, with both lines."""
+    with pytest.raises(
+        BadPack, match=r"^prefixes.csv line \d+: prefix: 139 \(bare\) is claimed by mobile_cm too, at"
+    ):
+        with_prefixes(
+            "139,mno,cm,,11,yes,,2026-07-02,x,verified,2026-11-21",
+            "139,mno,cu,,11,yes,2026-07-01,,x,verified,2026-11-21",
+        )
+
+
+def test_spans():
+    """A span is half-open, and two that touch do not overlap."""
+    days = [datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2, 3)]
+    first, second = (Span(*pair) for pair in pairwise(days))
+    assert [first.holds(day) for day in days] == [True, False, False]
+    assert (first.overlaps(second), second.overlaps(first), first.overlaps(Span(None, days[1]))) == (
+        False,
+        False,
+        True,
+    )
+    assert (Span().holds(None), first.holds(None), Span(days[0]).holds(None)) == (True, False, True)
+
+
+def test_privacy_numbers_of_the_95_pool_end_with_the_transition():
+    """950 with 10 or 11 digits was an X number until the 700 range took over, and has a bad length after."""
+    day = {"2025-06-01": "privacy_x", "2026-06-01": "svc95_bad_length"}
+    assert {when: CN.national_class("9501312345", "bare", at(when)) for when in day} == day
+    assert CN.national_class("9501312345", "bare") == "svc95_bad_length"
+
+
+# -- what a class says -------------------------------------------------------------------------------------
+
+
+def test_privacy_classes():
+    """700 numbers need a binding, older X numbers too; an MVNO number may have one and is a number without it."""
+    rules = CN._plan.classes.values()
+    assert {each.name for each in rules if each.privacy} == {"privacy_700", "privacy_x"}
+    legacy = {each.name for each in rules if each.privacy_legacy}
+    assert legacy == {"mobile_mvno_cm", "mobile_mvno_cu", "mobile_mvno_ct"}
+
+
+@pytest.mark.parametrize("number", ["110", "119", "120", "122", "10086", "10000", "10010", "0571110", "01010086"])
+def test_never_block(number):
+    """Emergency and operator numbers are on no list, alone or behind an area code."""
+    assert CN.never_block(number)
+
+
+@pytest.mark.parametrize("number", ["", "1", "11", "100861", "95588", "13800138000", "057186554321", "+110", "1008*"])
+def test_may_be_blocked(number):
+    """Every other number may be, and what is no number is not protected."""
+    assert not CN.never_block(number)
+
+
+def test_a_class_has_one_home_form():
+    """Rows of a class that disagree on whether it is read bare are refused: its numbers would have two keys."""
+    row = "svc96,97,5,6,nsn trunk0,yes,no,,no,no,x,verified,2026-11-21"
+    assert "is read bare on line" in appended("classes.csv", row)
+
+
+@pytest.mark.parametrize(
+    ("key", "written", "scopes"),
+    [
+        ("96110", "96110", {"intl", "enterprise"}),
+        ("057196110", "+8657196110", {"intl", "enterprise"}),
+        ("110", "110", {"enterprise"}),
+        ("0571110", "0571110", {"enterprise"}),
+        ("961101", "961101", set()),
+        ("13800138000", "13800138000", set()),
+        (None, "", set()),
+    ],
+)
+def test_do_not_originate(key, written, scopes):
+    """A do-not-originate number is found alone and behind an area code, exact, with the trunks it holds on."""
+    assert {row.scope for row in CN.dno(key, written)} == scopes
+
+
+def test_do_not_originate_prefix():
+    """A prefix may be of the home form or of what was written; of several the exact one comes first."""
+    rows = "0571865*,all,w,x,verified,2026-11-21\n057186554321,intl,w,x,verified,2026-11-21\n"
+    rows += "+11*,intl,w,x,verified,2026-11-21\n"
+    pack = compile_pack(TEXTS | {"dno.csv": TEXTS["dno.csv"] + rows})
+    assert [row.pattern for row in pack.dno("057186554321", "057186554321")] == ["057186554321", "0571865*"]
+    assert [row.pattern for row in pack.dno("+11234567890", "0011234567890")] == ["+11*"]
+    assert [row.pattern for row in pack.dno(None, "+11")] == ["+11*"]
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ("110,all,w,x,verified,2026-11-21", "is there already, at dno.csv line"),
+        ("11x,all,w,x,verified,2026-11-21", "pattern"),
+        ("11,home,w,x,verified,2026-11-21", "scope"),
+        ("11,all,,x,verified,2026-11-21", "why"),
+    ],
+)
+def test_bad_dno_row(row, why):
+    """A do-not-originate row that is twice or wrong is refused with file and line."""
+    assert why in appended("dno.csv", row)
+
+
+# -- opt-in codes ------------------------------------------------------------------------------------------
+
+NOW = datetime(2026, 6, 1, 4, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("province", "operator", "to", "code", "verb", "channel"),
+    [
+        ("zhejiang", "cm", "10086", "1219", "open", "voice"),
+        ("zhejiang", "cm", "10086", "1901", "close", "voice"),
+        ("jiangxi", "cm", "10086", "GJDXDG", "open", "sms"),
+        ("jiangxi", "cu", "10010", "GJDXDG", "open", "sms"),
+        ("jiangxi", "ct", "10001", "GJDXQX", "close", "sms"),
+        ("hebei", "cm", "10086", "KTGJDX", "open", "sms"),
+        ("hebei", "cm", "10086", "GBGJDX", "close", "sms"),
+        ("gansu", "cm", "10086", "QXGJLH", "close", "voice"),
+        ("gansu", "cu", "10010", "GBGJLH", "close", "voice"),
+        ("gansu", "cu", "10010", "GBGJDX", "close", "sms"),
+        ("gansu", "cbn", "10099", "QXGLLJ", "close", "voice"),
+        ("gansu", "ct", "10001", "KTFSR", "guard", "voice"),
+        ("gansu", "cm", "10086", "KTFSR", "guard", "voice"),
+        ("gansu", "cm", "10085", "11111", "open", "sms"),
+        ("gansu", "cu", "10010", "KTGJDX", "open", "sms"),
+        ("gansu", "ct", "10001", "1031", "open", "sms"),
+    ],
+)
+def test_codes_of_the_reference(province, operator, to, code, verb, channel):
+    """Each code of the reference does what it says, with white space and in either case; a guard opens nothing."""
+    for text in (code, f" {code.lower()}\r\n"):
+        found = CN.optin_code(province, operator, text, to, NOW)
+        assert (found.verb, found.channel, found.groups) == (
+            verb,
+            channel,
+            () if verb == "guard" else ("intl", "hmt"),
+        )
+        assert CN.optin_code(province, operator, text, to, NOW, channel) == found
+
+
+@pytest.mark.parametrize(
+    ("province", "operator", "text", "to"),
+    [
+        ("zhejiang", "cm", "12 19", "10086"),
+        ("zhejiang", "cm", "1219.", "10086"),
+        ("zhejiang", "cm", "\uff11\uff12\uff11\uff19", "10086"),
+        ("zhejiang", "cm", "", "10086"),
+        ("zhejiang", "cm", "1219", "10010"),
+        ("zhejiang", "cu", "1219", "10086"),
+        ("gansu", "cm", "1219", "10086"),
+        ("gansu", "cm", "KTGJCM", "10086"),
+    ],
+)
+def test_any_other_text_is_no_code(province, operator, text, to):
+    """A text that is not exactly a code of this province, operator and number changes nothing."""
+    assert CN.optin_code(province, operator, text, to, NOW) is None
+
+
+def test_a_code_has_its_dates():
+    """A code counts from its local date on, and one that is only about texts does not answer for calls."""
+    ask = ("hebei", "cm", "KTGJDX", "10086")
+    assert CN.optin_code(*ask, at("2022-05-04T23:59:59")) is None
+    assert CN.optin_code(*ask, at("2022-05-05")).verb == "open"
+    assert CN.optin_code(*ask, at("2022-05-05"), "voice") is None
+
+
+def test_the_code_of_the_own_province_comes_first():
+    """Where a code means one thing everywhere and another in one province, the province's meaning holds there."""
+    row = "gansu,cm,voice,open,QXGJLH,10086,intl,,,x,verified,2026-11-21\n"
+    pack = compile_pack(TEXTS | {"optin_codes.csv": TEXTS["optin_codes.csv"] + row})
+    verbs = {where: pack.optin_code(where, "cm", "qxgjlh", "10086", NOW).verb for where in ("gansu", "hebei")}
+    assert verbs == {"gansu": "open", "hebei": "close"}
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        (
+            "zhejiang,cm,voice,close,1219,10086,intl,,,x,verified,2026-11-21",
+            "has a meaning already, at optin_codes.csv",
+        ),
+        ("zhejiangg,cm,voice,open,1,10086,intl,,,x,verified,2026-11-21", "near are zhejiang"),
+        ("zhejiang,cmm,voice,open,1,10086,intl,,,x,verified,2026-11-21", "near are cm"),
+        ("zhejiang,cm,fax,open,1,10086,intl,,,x,verified,2026-11-21", "channel"),
+        ("zhejiang,cm,voice,maybe,1,10086,intl,,,x,verified,2026-11-21", "verb"),
+        ("zhejiang,cm,voice,open,1 2,10086,intl,,,x,verified,2026-11-21", "code"),
+        ("zhejiang,cm,voice,open,1,shop,intl,,,x,verified,2026-11-21", "to"),
+        ("zhejiang,cm,voice,open,1,10086,,,,x,verified,2026-11-21", "groups"),
+        ("zhejiang,cm,voice,guard,1,10086,intl,,,x,verified,2026-11-21", "changes no consent"),
+        ("zhejiang,cm,voice,open,1,10086,intl,2026-02-01,2026-02-01,x,verified,2026-11-21", "valid_to"),
+    ],
+)
+def test_bad_code_row(row, why):
+    """A code row that is wrong, or that gives a code a second meaning at one time, is refused with file and line."""
+    assert why in appended("optin_codes.csv", row)
+
+
+# -- what the site chooses ---------------------------------------------------------------------------------
+
+
+def test_unverified_refusals_need_the_site():
+    """A pack whose refusals no source confirms does not load for a site that has not accepted them; all are named."""
+    with pytest.raises(BadPack) as error:
+        compile_pack(TEXTS, Site())
+    told = str(error.value)
+    assert re.match(r"[a-z_]+\.(csv|toml) line \d+: ", told)
+    for name in ("trunk:intl_gateway.cli_missing", "dno:110"):
+        assert f'"{name}"' in told
+    accepted = tuple(re.findall(r'"([^"]+)"', told))
+    assert compile_pack(TEXTS, Site(accepted)).rules == CN.rules
+    with pytest.raises(BadPack, match=re.escape(f'"{accepted[0]}"')):
+        compile_pack(TEXTS, Site(accepted[1:]))
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "accept"),
+    [
+        (
+            "classes.csv",
+            "400/800 service pages: answering only,verified",
+            "400/800 service pages: answering only,unverified",
+            "class:inbound_only",
+        ),
+        (
+            "default_off.csv",
+            "all three operators,verified",
+            "all three operators,unverified",
+            "default_off:jiangxi.sms",
+        ),
+        ("dno.csv", "is forged,verified", "is forged,unverified", "dno:96110"),
+        (
+            "trunks.toml",
+            '"national_mobile", "roaming_unknown", "cli_missing"]',
+            '"national_fixed"]',
+            "trunk:intl_gateway.national_fixed",
+        ),
+    ],
+)
+def test_every_kind_of_unverified_refusal_is_refused(name, old, new, accept):
+    """A class, default-off or do-not-originate row and a trunk's switch are accepted by name, each by its own."""
+    assert old in TEXTS[name]
+    texts = TEXTS | {name: TEXTS[name].replace(old, new, 1)}
+    with pytest.raises(BadPack) as error:
+        compile_pack(texts, Site())
+    everything = re.findall(r'"([^"]+)"', str(error.value))
+    assert accept in everything
+    assert compile_pack(texts, Site(("*",))).id == "cn"
+    others = tuple(each for each in everything if each != accept)
+    with pytest.raises(BadPack, match=rf"^{re.escape(name)} line \d+: {re.escape(accept)} refuses calls"):
+        compile_pack(texts, Site(others))
+
+
+@pytest.mark.parametrize(
+    ("site", "why"),
+    [
+        (Site(accept_unverified=("*", "class:iott")), "accept_unverified: 'class:iott' .*near are class:iot"),
+        (Site(accept_unverified=("*",), shadow_rules=("5.system_lists",)), "shadow_rules: .*near are 5.system_list"),
+        (Site(accept_unverified=("*",), rules_off=("nothing.like.it",)), "rules_off: .*there are"),
+        (Site(accept_unverified=("*",), rules_off=("1.emergency",)), "rules_off: .*emergency"),
+    ],
+)
+def test_unknown_choice(site, why):
+    """A choice of what the pack does not have names the setting and what looks like it; emergency rules stay on."""
+    with pytest.raises(BadConfig, match=f"^screening\\.{why}"):
+        compile_pack(TEXTS, site)
+
+
+def test_modes_of_rules():
+    """A rule that the site puts to shadow or switches off has that mode, and the others are as they were."""
+    pack = compile_pack(TEXTS, Site(("*",), ("5.system_list",), ("campaign",), ("7.default_off",)))
+    changed = {rule.id: rule.mode for rule in pack.rules if rule.mode != "enforce"}
+    assert changed == {"5.system_list": "shadow", "7.default_off": "off"}
+    assert tuple(replace(rule, mode="enforce") for rule in pack.rules) == CN.rules
+    assert pack.shadow_lists == {"campaign"}
+
+
+def test_a_rule_in_shadow_needs_no_acceptance():
+    """What has no effect refuses nobody, so an unverified rule in shadow or off loads as it is."""
+    text = TEXTS["rules.toml"].replace('id = "5.system_list"', 'id = "5.system_list"\nstatus = "unverified"')
+    texts = TEXTS | {"rules.toml": text}
+    with pytest.raises(BadPack) as error:
+        compile_pack(texts, Site())
+    named = re.findall(r'"([^"]+)"', str(error.value))
+    others = tuple(each for each in named if each != "5.system_list")
+    assert len(others) == len(named) - 1
+    assert compile_pack(texts, Site(others, shadow_rules=("5.system_list",)))
+    assert compile_pack(texts, Site(others, rules_off=("5.system_list",)))
+
+
+def test_load_for_a_site():
+    """Two choices are two packs; the same choice is one."""
+    site = Site(("*",), shadow_rules=("5.system_list",))
+    assert load("cn", site) is load("cn", Site(("*",), shadow_rules=("5.system_list",)))
+    assert load("cn", site) is not load("cn")
+    with pytest.raises(BadConfig, match=r"\(country pack cn\)$"):
+        load("cn", Site(("nothing",)))
+
+
+RULE = """
+[[rule]]
+id = "4.mine"
+when = "any"
+action = "block"
+reason = "cli_invalid"
+detail = "a rule of a test"
+source = "test"
+status = "verified"
+checked_on = 2026-11-21
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ('trunk = ["intl_gatewy"]', "trunk"),
+        ('number_class = ["mobil_cm"]', "number_class"),
+        ('number_class = ["!nothing*"]', "number_class"),
+        ('group = ["hk"]', "group"),
+    ],
+)
+def test_a_rule_names_what_is_in_the_pack(line, key):
+    """A rule about a trunk, class or group that the pack does not have is refused with its line."""
+    start = len(TEXTS["rules.toml"].splitlines()) + 2
+    with pytest.raises(BadPack, match=rf"^rules.toml line {start}: rule 4.mine: {key}: "):
+        compile_pack(TEXTS | {"rules.toml": TEXTS["rules.toml"] + RULE + line + "\n"})
+    assert compile_pack(TEXTS | {"rules.toml": TEXTS["rules.toml"] + RULE})
+
+
+def test_a_rule_names_a_switch_of_trunks():
+    """A rule that asks for a switch that no trunk has is refused."""
+    rule = RULE.replace('"block"', '"trunk.cli_mising"')
+    with pytest.raises(BadPack, match=r"rule 4.mine: action: .*near are cli_missing"):
+        compile_pack(TEXTS | {"rules.toml": TEXTS["rules.toml"] + rule})
+
+
+# -- all packs ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pack_id", shipped())
+def test_every_pack_is_complete(pack_id):
+    """Each shipped pack has every reason and label, and a notice of three parts for each reason that refuses."""
+    pack = load(pack_id)
+    assert pack.id == pack_id
+    assert (pack.reasons, pack.labels) == (set(map(str, Reason)), set(map(str, Label)))
+    for reason in Reason:
+        notices = [pack.notice(reason, language) for language in {pack.home_language, "en", "fr"}]
+        if pack.reason_group(reason) == "pass":
+            assert set(notices) == {None}
+        else:
+            assert all(part for notice in notices for part in (notice.reason, notice.remedy, notice.papers))
+
+
+@pytest.mark.parametrize("pack_id", shipped())
+def test_every_pack_serves_the_same_trunks(pack_id):
+    """A site that changes the pack keeps its trunks: each pack knows the same kinds."""
+    assert set(load(pack_id).trunks) == set(CN.trunks)
+
+
+def test_other_packs_are_data():
+    """No module of the core has a province, an operator or a pack of its own in it."""
+    names = {name for pack in map(load, shipped()) for name in (*pack.provinces, *pack.operators, pack.id)} - {"any"}
+    names -= set(map(str, Reason)) | set(map(str, Label))
+    for module in files(screening).iterdir():
+        if module.name.endswith(".py"):
+            words = {
+                node.value
+                for node in ast.walk(ast.parse(module.read_text("utf-8")))
+                if isinstance(node, ast.Constant)
+            }
+            assert not words & names, module.name
+
+
+def test_tags():
+    """What a list may name a caller by: classes, groups, regions."""
+    assert {
+        "mobile_cm",
+        "privacy_700",
+        "withheld",
+        "intl",
+        "hmt",
+        "privacy",
+        "intl_hk",
+        "region:hk",
+        "region:cn",
+    } <= CN.tags
+
+
+def test_shared_files(tmp_path):
+    """A site's own pack may share texts, regions and rules, and no other file, and none that it has itself."""
+    own = files("pbxguard.packs") / "sg"
+    for name in FILES:
+        if (own / name).is_file():
+            (tmp_path / name).write_text((own / name).read_text("utf-8"), "utf-8")
+    assert load(str(tmp_path)).reasons == CN.reasons
+    head = (own / "pack.toml").read_text("utf-8")
+    (tmp_path / "pack.toml").write_text(head.replace('"labels.toml"', '"trunks.toml"'), "utf-8")
+    with pytest.raises(BadPack, match=r"pack\.toml line \d+: shared: 'trunks.toml' cannot be shared"):
+        load(str(tmp_path), Site())
+    (tmp_path / "pack.toml").write_text(head, "utf-8")
+    (tmp_path / "labels.toml").write_text("", "utf-8")
+    with pytest.raises(BadPack, match=r"labels\.toml: is in the pack, and shared"):
+        load(str(tmp_path), Site())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ('idd = "00"', 'idd = ["00", "x"]', "idd"),
+        ('"Asia/Shanghai"', '"Asia/Shanghigh"', "no time zone"),
+        ('languages = ["zh", "en"]', 'languages = ["zh"]', "'en', which"),
+        ('languages = ["zh", "en"]', 'languages = ["zh", "en", "fr"]', "labels.toml line .*'fr' is missing"),
+        ('home_language = "zh"', 'home_language = "ja"', "home_language"),
+    ],
+)
+def test_bad_head(old, new, why):
+    """A prefix, zone or language that cannot be is refused with file and line."""
+    assert re.search(why, refused("pack.toml", old, new))
+
+
+def test_a_refusing_reason_has_its_notice():
+    """A reason that refuses and lacks a part of the notice of Art. 32 is refused with its line."""
+    start = TEXTS["labels.toml"].index("[reason.cli_missing.notice.zh]")
+    line = TEXTS["labels.toml"][:start].count("\n") + 1
+    text = TEXTS["labels.toml"][:start] + re.sub("papers = .*\n", "", TEXTS["labels.toml"][start:], count=1)
+    with pytest.raises(BadPack, match=rf"^labels.toml line {line}: key 'papers' is missing"):
+        compile_pack(TEXTS | {"labels.toml": text})

@@ -1,15 +1,18 @@
 """Every call gets the verdict that the specification names, and the order of the rules is the specification."""
 
 import csv
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from itertools import pairwise
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pbxguard import packs
 from pbxguard.packs import load
 from pbxguard.screening import policy
 from pbxguard.screening.call import (
@@ -18,14 +21,19 @@ from pbxguard.screening.call import (
     Call,
     Channel,
     Facts,
+    Failed,
     Label,
     Reason,
     Roaming,
+    Shadow,
+    Step,
     Subscriber,
     Trunk,
     Verdict,
 )
 from pbxguard.screening.lists import Action, ListEntry
+from pbxguard.screening.pack import Pack
+from pbxguard.screening.privacy import Binding
 from pbxguard.screening.registry import CallClass, Consent, ConsentEvent, Verb
 from pbxguard.store import Store
 
@@ -40,7 +48,7 @@ NUMBERS = {
     "Z0": "13957100001",
     "Z1": "13957100002",
     "ZW": "13957100003",
-    "N0": "13804510001",
+    "N0": "13904510001",
     "H0": "13803710001",
     "H1": "13803710002",
     "EM": "110",
@@ -79,6 +87,18 @@ def call(cli: str, callee: str = "Z0", kind: str = "intl_gateway", **fields: obj
 def decide(one: Call, facts: Facts | None = None) -> Verdict:
     known = Facts(callees={s.number: s for s in SUBSCRIBERS})
     return policy.decide(one, policy.read(one, CN), facts or known, CN)
+
+
+def decide_with(pack: Pack, one: Call, known: Facts | None = None, *, trace: bool = False) -> Verdict:
+    return policy.decide(one, policy.read(one, pack), known or facts(), pack, trace=trace)
+
+
+def site(**modes: object) -> Pack:
+    """The CN pack with rules in other modes (``shadow=("5.punishment",)``), and lists in shadow."""
+    of = {name: mode for mode, names in modes.items() if mode != "lists" for name in names}
+    assert set(of) <= {rule.id for rule in CN.rules}
+    rules = tuple(replace(rule, mode=of.get(rule.id, rule.mode)) for rule in CN.rules)
+    return replace(CN, rules=rules, shadow_lists=frozenset(modes.get("lists", ())))
 
 
 def facts(*listed: ListEntry, consents: tuple[Consent, ...] = (), flags: tuple[Label, ...] = ()) -> Facts:
@@ -417,19 +437,345 @@ def test_95_code_calls_out_where_its_trunk_has_the_licence() -> None:
     assert decide(one).labels == (Label.VAS_CALL_CENTRE,)
 
 
-def test_anonymise_never_shows_the_spoofed_number() -> None:
-    """A pack that asks to anonymise national numbers from abroad gets a refusal while no adapter can do that."""
+def test_what_a_trunk_switch_says_happens() -> None:
+    """A national number from abroad is refused, connected without CLI, labelled or let through, as the kind says."""
     rules = CN.trunks["intl_gateway"]
-    for action, kind in (("anonymise", Block), ("block", Block), ("label", Allow), ("pass", Allow)):
-        pack = _with_rule(rules, national_fixed=action)
-        one = call("+861065551234")
-        assert type(policy.decide(one, policy.read(one, pack), facts(), pack)) is kind, action
+    for action, kind, labels in (
+        ("block", Block, ()),
+        ("anonymise", Allow, (Label.CLI_ANONYMISED,)),
+        ("label", Allow, (Label.ROAMING_UNKNOWN,)),
+        ("pass", Allow, ()),
+    ):
+        verdict = decide_with(_with_rule(rules, national_fixed=action), call("+861065551234"))
+        assert (type(verdict), verdict.labels) == (kind, labels), action
+        assert (verdict.reason == Reason.CLI_ANONYMISED) == (action == "anonymise")
 
 
-def _with_rule(rules, **changed):
-    from dataclasses import replace
-
+def _with_rule(rules, **changed) -> Pack:
     return replace(CN, trunks={**CN.trunks, rules.kind: replace(rules, **changed)})
+
+
+# -- what a site chooses ----------------------------------------------------------------------------------------
+
+
+def test_a_rule_that_is_off_decides_nothing() -> None:
+    """Without the rule the call goes on to the rules after it, and nothing is noted."""
+    one = call("4008123456", kind="national")
+    assert decide(one).reason == Reason.DNO_INBOUND_ONLY
+    verdict = decide_with(site(off=("4.dno",)), one)
+    assert (type(verdict), verdict.reason, verdict.basis.shadow) == (Allow, Reason.DEFAULT, ())
+
+
+def test_a_rule_in_shadow_is_noted_and_has_no_effect() -> None:
+    """The verdict is that of the other rules; what the rule would have decided stands beside it."""
+    one = call("4008123456", kind="national")
+    verdict = decide_with(site(shadow=("4.dno", "8.origin_notice")), one)
+    assert (type(verdict), verdict.reason) == (Allow, Reason.DEFAULT)
+    assert verdict.basis.shadow == (Shadow("4.dno", "block", "dno_inbound_only"),)
+    verdict = decide_with(site(shadow=("8.origin_notice",)), call(HK, "N0"))
+    assert (verdict.labels, verdict.basis.shadow) == ((), (Shadow("8.origin_notice", "label", "intl_origin_notice"),))
+
+
+def test_what_comes_after_the_verdict_is_in_no_shadow() -> None:
+    """A rule in shadow would not have decided a call that an earlier rule refuses."""
+    verdict = decide_with(site(shadow=("7.default_off",)), call("abc"))
+    assert (verdict.reason, verdict.basis.shadow) == (Reason.CLI_INVALID, ())
+    one = call(HK)
+    verdict = decide_with(site(shadow=("7.default_off",), lists=("own",)), one, facts(entry(HK)))
+    assert (verdict.reason, verdict.basis.shadow) == (Reason.SYSTEM_BLOCKLIST, ())
+
+
+def test_an_allowlist_rule_in_shadow_spares_nobody() -> None:
+    """With the rule in shadow the subscriber's allowlist does not beat default-off either."""
+    listed = facts(entry(HK, "allow", owner=Z0, name="own"))
+    assert decide(call(HK), listed).reason == Reason.SUBSCRIBER_ALLOWLIST
+    for mode in ("shadow", "off"):
+        verdict = decide_with(site(**{mode: ("6.subscriber_allow",)}), call(HK), listed)
+        assert (verdict.reason, verdict.basis.entry) == (Reason.INTL_DEFAULT_OFF, None)
+
+
+@pytest.mark.parametrize(
+    ("listed", "reason", "shadow"),
+    [
+        ((entry("130*", name="new"),), Reason.DEFAULT, Shadow("list:new", "block", "system_blocklist")),
+        ((entry("130*", name="punishment"),), Reason.DEFAULT, Shadow("list:punishment", "block", "joint_punishment")),
+        ((entry("130*", owner=Z0, name="own"),), Reason.DEFAULT, Shadow("list:own", "block", "subscriber_blocklist")),
+        (
+            (entry("130*", "allow", name="new"), entry("13012345678")),
+            Reason.SYSTEM_BLOCKLIST,
+            Shadow("list:new", "allow", "default"),
+        ),
+        ((entry("130*", name="new"), entry("13012345678")), Reason.SYSTEM_BLOCKLIST, None),
+        ((entry("13012345678", name="new"), entry("130*")), Reason.SYSTEM_BLOCKLIST,
+         Shadow("list:new", "block", "system_blocklist")),
+    ],
+)  # fmt: skip
+def test_a_list_in_shadow(listed: tuple[ListEntry, ...], reason: Reason, shadow: Shadow | None) -> None:
+    """Its entries decide nothing; where one of them would have been the one that decides, that is noted."""
+    pack = site(lists=("new", "punishment", "own"))
+    verdict = decide_with(pack, call("13012345678", kind="national"), facts(*listed))
+    assert verdict.reason == reason
+    assert verdict.basis.shadow == (() if shadow is None else (shadow,))
+
+
+def test_punishment_in_shadow_hides_no_other_list() -> None:
+    """A number on two lists is still refused for the other one."""
+    known = facts(entry("13012345678", name="punishment"), entry("130*"))
+    one = call("13012345678", kind="national")
+    assert decide(one, known).reason == Reason.JOINT_PUNISHMENT
+    assert decide_with(site(shadow=("5.punishment",)), one, known).reason == Reason.SYSTEM_BLOCKLIST
+    assert decide_with(site(lists=("punishment",)), one, known).reason == Reason.SYSTEM_BLOCKLIST
+
+
+# -- lists ------------------------------------------------------------------------------------------------------
+
+
+def test_entries_come_and_go_by_date() -> None:
+    """An entry holds from ``since`` (inclusive) to ``expires_at`` (exclusive), by the time of the call."""
+    one = call("13012345678", kind="national")
+    for since, ends, blocked in ((0, 1, True), (1, 2, False), (-1, 0, False), (None, None, True)):
+        dated = replace(
+            entry("13012345678", name="punishment"),
+            since=None if since is None else NOW + timedelta(microseconds=since),
+            expires_at=None if ends is None else NOW + timedelta(microseconds=ends),
+        )
+        assert isinstance(decide(one, facts(dated)), Block) is blocked
+
+
+def test_the_number_that_a_punished_person_keeps() -> None:
+    """Its calls go on with a label, though the range around it is punished; another list blocks it all the same."""
+    kept = replace(entry("13012345678", name="punishment"), retained=True)
+    one = call("13012345678", kind="national")
+    verdict = decide(one, facts(kept, entry("130*", name="punishment")))
+    assert (type(verdict), verdict.reason) == (Allow, Reason.PUNISHED_RETAINED)
+    assert verdict.labels == (Label.PUNISHED_RETAINED,)
+    assert decide(one, facts(kept, entry("130*"))).reason == Reason.SYSTEM_BLOCKLIST
+    assert decide(one, facts(replace(kept, expires_at=NOW))).reason == Reason.DEFAULT
+
+
+@pytest.mark.parametrize("cli", ["10086", "057110086", "110", "0571110"])
+def test_no_list_blocks_an_operator_or_emergency_number(cli: str) -> None:
+    """Neither a list of the site nor a subscriber's own can hold them, whatever was imported."""
+    heard = policy.read(call(cli, kind="national"), CN).cli
+    assert heard.key is not None
+    listed = [entry(p, owner=o, name=n) for p, o, n in (("1*", "", "system"), (heard.key, "", "punishment"),
+                                                        ("*", "", "system"), (heard.key, Z0, "own"))]  # fmt: skip
+    verdict = decide(call(cli, kind="national"), facts(*listed))
+    assert verdict.reason not in (Reason.SYSTEM_BLOCKLIST, Reason.JOINT_PUNISHMENT, Reason.SUBSCRIBER_BLOCKLIST)
+
+
+def test_tags_by_which_lists_may_know_a_caller() -> None:
+    """Class, group and region of the CLI, and whether bindings may say something about it."""
+    assert policy.read(call(HK), CN).tags == ("intl_hk", "hmt", "region:hk")
+    assert policy.read(call("95013", kind="national"), CN).tags == ("svc95_vas", "region:cn")
+    assert policy.read(call("700123456789012", kind="national"), CN).tags[-1] == "privacy"
+    assert policy.read(call("anonymous"), CN).tags == ("withheld",)
+
+
+def test_a_subscriber_may_refuse_a_class(tmp_path: Path) -> None:
+    """Own lists of classes and regions (refuse 950, 951, international, HK) hold for that subscriber alone."""
+    with Store.open(tmp_path / "guard.db") as store:
+        for pattern in ("class:svc95_vas", "region:hk"):
+            store.add_entry(entry(pattern, owner=NUMBERS["N0"], name="own"))
+        for cli, callee, blocked in (("95013", "N0", True), (HK, "N0", True), ("95013", "Z1", False),
+                                     ("+85362345678", "N0", False), ("13800138000", "N0", False)):  # fmt: skip
+            one = call(cli, callee, "national")
+            heard = policy.read(one, CN)
+            verdict = policy.decide(one, heard, store.facts(heard.cli.key, heard.callee_keys, heard.tags), CN)
+            assert (verdict.reason == Reason.SUBSCRIBER_BLOCKLIST) is blocked, (cli, callee)
+
+
+@given(st.permutations([entry(HK), entry("+852*", "allow"), entry("+85*"), entry("+8526*", "allow", name="vip"),
+                        entry(HK, owner=Z0, name="own"), entry("+*", "allow", owner=Z0, name="own")]))  # fmt: skip
+def test_allow_beats_block_in_any_order(listed: list[ListEntry]) -> None:
+    """However the entries are read from the store, the allowing one of each owner wins."""
+    verdict = decide(call(HK), facts(*listed))
+    assert (type(verdict), verdict.reason) == (Allow, Reason.SUBSCRIBER_ALLOWLIST)
+    blocking = [each for each in listed if each.action is Action.BLOCK]
+    assert decide(call(HK), facts(*blocking)).reason == Reason.SYSTEM_BLOCKLIST
+
+
+# -- privacy numbers --------------------------------------------------------------------------------------------
+
+X700 = "700123456789012"
+X170 = "17012345678"
+
+
+def bound(x: str, since: int, until: int | None, callee: str = Z0) -> Binding:
+    """A binding from and to so many seconds from the call."""
+    ends = None if until is None else NOW + timedelta(seconds=until)
+    return Binding(x, "13800138000", callee, NOW + timedelta(seconds=since), ends, 600)
+
+
+@pytest.mark.parametrize(
+    ("x", "bindings", "reason", "labels"),
+    [
+        (X700, (), Reason.PRIVACY_NUMBER, (Label.PRIVACY_NUMBER,)),
+        (X700, (bound(X700, -60, 60),), Reason.PRIVACY_NUMBER, (Label.PRIVACY_NUMBER,)),
+        (X700, (bound(X700, -60, None),), Reason.PRIVACY_NUMBER, (Label.PRIVACY_NUMBER,)),
+        (X700, (bound(X700, -60, 0),), Reason.PRIVACY_BINDING_EXPIRED, ()),
+        (X700, (bound(X700, -60, -1), bound(X700, -1, 60)), Reason.PRIVACY_NUMBER, (Label.PRIVACY_NUMBER,)),
+        (X700, (bound(X700, -60, -1, "13900000000"),), Reason.PRIVACY_NUMBER, (Label.PRIVACY_NUMBER,)),
+        (X170, (), Reason.DEFAULT, (Label.MVNO,)),
+        (X170, (bound(X170, -60, 60),), Reason.PRIVACY_NUMBER, (Label.PRIVACY_NUMBER, Label.MVNO)),
+        (X170, (bound(X170, -60, 0),), Reason.PRIVACY_BINDING_EXPIRED, ()),
+    ],
+)
+def test_privacy_numbers(x: str, bindings: tuple[Binding, ...], reason: Reason, labels: tuple[Label, ...]) -> None:
+    """A live binding to this callee passes, an ended one does not; of one that is not known the rule decides."""
+    verdict = decide(call(x, kind="national"), replace(facts(), bindings=bindings))
+    assert (verdict.reason, verdict.labels) == (reason, labels)
+
+
+def test_a_binding_holds_for_who_diverted_too() -> None:
+    """X is bound to the callee that was dialled, wherever that one diverts to."""
+    one = call(X700, "N0", "national", diverted_by=(Z0,), trusted=True)
+    known = replace(facts(), bindings=(bound(X700, -60, 0),))
+    assert decide(one, known).reason == Reason.PRIVACY_BINDING_EXPIRED
+    assert decide(replace(one, diverted_by=()), known).reason == Reason.PRIVACY_NUMBER
+
+
+# -- trunks -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("roaming", "unknown", "kind", "reason"),
+    [
+        (Roaming.YES, "label", Allow, Reason.ROAMER_VERIFIED),
+        (Roaming.NO, "label", Block, Reason.NATIONAL_CLI_ON_INTL_TRUNK),
+        (Roaming.UNKNOWN, "label", Allow, Reason.ROAMING_UNKNOWN),
+        (Roaming.UNKNOWN, "block", Block, Reason.NATIONAL_CLI_ON_INTL_TRUNK),
+        (Roaming.UNKNOWN, "pass", Allow, Reason.DEFAULT),
+    ],
+)
+def test_roaming_look_up(roaming: Roaming, unknown: str, kind: type, reason: Reason) -> None:
+    """A national mobile from abroad: yes passes, no is refused, and for no answer the trunk kind has a switch."""
+    pack = _with_rule(CN.trunks["intl_gateway"], roaming_unknown=unknown)
+    verdict = decide_with(pack, call("+8613800138000", roaming=roaming))
+    assert (type(verdict), verdict.reason) == (kind, reason)
+    assert decide_with(pack, call("+861065551234", roaming=roaming)).reason == Reason.NATIONAL_CLI_ON_INTL_TRUNK
+
+
+def test_a_failure_of_the_store_does_not_show_a_withheld_cli() -> None:
+    """What steps 3 and 4 say about the CLI holds without the store: the failed verdict carries the label."""
+    pack = _with_rule(CN.trunks["intl_gateway"], national_fixed="anonymise")
+    one = call("+861065551234")
+    failed = policy.decide_without_facts(one, policy.read(one, pack), pack, "the disk is full")
+    assert isinstance(failed, Failed)
+    assert (failed.why, failed.labels) == ("the disk is full", (Label.CLI_ANONYMISED,))
+
+
+@pytest.mark.parametrize("kind", ["national", "sim_gateway"])
+def test_withheld_and_missing_go_on_where_the_kind_lets_them(kind: str) -> None:
+    """Both are told apart in the record; where cli_missing is ``label`` the withheld one says so."""
+    for cli in ("anonymous", ""):
+        assert decide(call(cli, kind=kind)).reason == Reason.DEFAULT
+        pack = _with_rule(CN.trunks[kind], cli_missing="label")
+        assert decide_with(pack, call(cli, kind=kind)).labels == (Label.CLI_WITHHELD,)
+
+
+def test_gateway_prefix_is_cut_before_the_cli_is_read() -> None:
+    """A SIM gateway that writes its port before the CLI is declared once, and the number counts."""
+    plain = call("8001#13012345678", kind="sim_gateway")
+    assert decide(plain).reason == Reason.CLI_INVALID
+    trunk = replace(plain.trunk, cli_prefixes=("8001#", "8001"))
+    heard = policy.read(replace(plain, trunk=trunk), CN)
+    assert (heard.cli.key, heard.cli.number_class) == ("13012345678", "mobile_cu")
+
+
+def test_internal_trunk_shows_extensions() -> None:
+    """An extension is no public number, and is let through where the kind of trunk has extensions."""
+    assert decide(call("101", kind="internal")).reason == Reason.DEFAULT
+    assert decide(call("101", kind="national")).reason == Reason.CLI_INVALID
+
+
+def test_do_not_originate_has_a_scope() -> None:
+    """A number that is allocated to no customer, or never calls from abroad, is refused there and nowhere else."""
+    operator = call("10086", kind="enterprise", allocated=("10086",))
+    assert decide(operator).basis.rule == "4.dno_enterprise"
+    assert decide(call("10086", kind="national")).reason == Reason.DEFAULT
+    off = ("3.national_cli", "3.national_mobile", "3.not_roaming")
+    verdict = decide_with(site(off=off), call("+8657196110"))
+    assert (verdict.reason, verdict.basis.rule) == (Reason.DNO_LISTED, "4.dno_intl")
+    assert decide(call("057196110", kind="national")).reason == Reason.VERIFIED_GOV
+
+
+# -- dates ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("local", "reason"),
+    [
+        ("2022-05-06T23:59:59.999999", Reason.INTL_ORIGIN_NOTICE),
+        ("2022-05-07T00:00:00", Reason.INTL_DEFAULT_OFF),
+    ],
+)
+def test_texts_are_off_from_local_midnight(local: str, reason: Reason) -> None:
+    """The date is that of the site's zone, whatever zone the time of the call is written in."""
+    at = datetime.fromisoformat(local).replace(tzinfo=ZoneInfo("Asia/Shanghai"))
+    for zone in ("UTC", "America/New_York", "Asia/Shanghai"):
+        one = call(HK, "H0", "sms_intl", channel=Channel.SMS, at=at.astimezone(ZoneInfo(zone)))
+        assert decide(one).reason == reason
+
+
+def test_international_and_hmt_open_separately_for_good_until_and_for_one() -> None:
+    """The three ways to open, each for one group of calls."""
+    us, other = "+12125550100", "+85261234568"
+    for_good = facts(consents=(consent(Z0, call_class="intl"),))
+    until = facts(consents=(consent(Z0, until=NOW + timedelta(days=1)),))
+    for_one = facts(consents=(consent(Z0, caller=HK),))
+    opened = {
+        (name, cli)
+        for name, known in (("good", for_good), ("until", until), ("one", for_one))
+        for cli in (us, HK, other)
+        if isinstance(decide(call(cli), known), Allow)
+    }
+    assert opened == {("good", us), ("until", HK), ("until", other), ("one", HK)}
+    later = call(HK, at=NOW + timedelta(days=1))
+    assert decide(later, until).reason == Reason.INTL_DEFAULT_OFF
+
+
+def test_a_cut_over_that_was_taken_back_leaves_the_default() -> None:
+    """Who is reset has never answered: closed where the default is closed, open where it is open."""
+    for callee, kind in (("Z0", Block), ("N0", Allow)):
+        assert isinstance(decide(call(HK, callee), facts(consents=(consent(NUMBERS[callee], "reset"),))), kind)
+
+
+# -- trace ------------------------------------------------------------------------------------------------------
+
+
+def test_trace_tells_every_rule_in_order() -> None:
+    """Each rule up to the deciding one, with what it saw; the others are not asked."""
+    verdict = decide_with(CN, call(HK), trace=True)
+    steps = verdict.basis.steps
+    ids = [rule.id for rule in CN.rules]
+    assert [step.rule for step in steps] == ids[: ids.index("7.default_off") + 1]
+    assert steps[-1]._replace(ns=0) == Step(
+        "7.default_off", "zhejiang, cm, voice: closed from 2022-05-20", "decides", 0
+    )
+    by_rule = {step.rule: step for step in steps}
+    assert by_rule["3.prefix"].saw == "form plus, the trunk writes idd00 or plus"
+    assert by_rule["4.inbound_only"].outcome == "skipped"
+    assert by_rule["5.system_list"][1:3] == ("no entries", "passes")
+    assert {step.outcome for step in steps} == {"decides", "passes", "skipped"}
+
+
+def test_trace_of_a_call_that_goes_on() -> None:
+    """All rules, then the tenth step; a label and a rule in shadow are told from what passes."""
+    pack = site(shadow=("7.default_off",), off=("5.system_list",))
+    verdict = decide_with(pack, call(HK), trace=True)
+    outcomes = {step.rule: step.outcome for step in verdict.basis.steps}
+    assert list(outcomes) == [*(rule.id for rule in CN.rules), "10.allow"]
+    assert (outcomes["7.default_off"], outcomes["8.origin_notice"]) == ("shadow", "labels")
+    assert (outcomes["5.system_list"], outcomes["10.allow"]) == ("skipped", "decides")
+
+
+def test_verdict_names_its_legal_basis() -> None:
+    """That of the list entry where it has one, else that of the rule."""
+    assert decide(call("abc")).basis.legal_basis.endswith("Art. 13")
+    one, row = call("13012345678", kind="national"), entry("13012345678")
+    assert decide(one, facts(replace(row, legal_basis="court order 7"))).basis.legal_basis == "court order 7"
+    assert "Art. 32" in decide(one, facts(row)).basis.legal_basis
 
 
 # -- totality -------------------------------------------------------------------------------------------------
@@ -449,6 +795,78 @@ _entries = st.builds(
     owner=st.sampled_from(["", Z0]),
     name=st.sampled_from(["system", "punishment", "own"]),
 )
+
+
+_bindings = st.builds(
+    lambda x, b, since, until: Binding(x, "", b, NOW + since, None if until is None else NOW + until),
+    st.sampled_from([X700, X170]),
+    st.sampled_from([Z0, NUMBERS["N0"]]),
+    st.timedeltas(timedelta(days=-2), timedelta(days=2)),
+    st.none() | st.timedeltas(timedelta(days=-2), timedelta(days=2)),
+)
+_consents = st.builds(
+    consent,
+    st.sampled_from([Z0, NUMBERS["N0"]]),
+    st.sampled_from(["open", "close", "reset"]),
+    st.sampled_from(["intl", "hmt"]),
+)
+SHIPPED = [load(name) for name in packs.shipped()]
+
+
+@st.composite
+def _questions(draw, pack: Pack) -> tuple[Call, Facts]:
+    """Any call on any trunk of a pack, and anything that a store may know about it."""
+    one = Call(
+        call_id="c",
+        at=NOW + draw(st.timedeltas(timedelta(days=-9000), timedelta(days=9000))),
+        trunk=Trunk(
+            name="t",
+            kind=draw(st.sampled_from(sorted(pack.trunks))),
+            trusted=draw(st.booleans()),
+            allocated=tuple(draw(st.lists(st.sampled_from(["0571*", HK, "95201*"]), max_size=2))),
+            outbound=draw(st.booleans()),
+            roaming=draw(st.sampled_from(list(Roaming))),
+            cli_prefixes=tuple(draw(st.lists(st.sampled_from(["8001#", "0"]), max_size=1))),
+        ),
+        cli=draw(_numbers),
+        callee=draw(_numbers | st.sampled_from([Z0, NUMBERS["N0"]])),
+        channel=draw(st.sampled_from(list(Channel))),
+        asserted=draw(st.none() | _numbers),
+        diverted_by=tuple(draw(st.lists(_numbers, max_size=2))),
+    )
+    known = Facts(
+        callees={number: Subscriber(number, draw(st.sampled_from(["cm", "ct"])), "zhejiang") for number in (Z0,)},
+        consents=tuple(draw(st.lists(_consents, max_size=3))),
+        listed=tuple(draw(st.lists(_entries, max_size=3))),
+        flags=tuple(draw(st.lists(st.sampled_from(list(Label)), max_size=2))),
+        bindings=tuple(draw(st.lists(_bindings, max_size=2))),
+    )
+    return one, known
+
+
+@pytest.mark.parametrize("pack", SHIPPED, ids=lambda pack: pack.id)
+@given(data=st.data())
+def test_every_pack_decides_every_call(pack: Pack, data: st.DataObject) -> None:
+    """decide() is total for all packs; a trace changes no verdict, nor does a rule or list in shadow."""
+    one, known = data.draw(_questions(pack))
+    verdict = decide_with(pack, one, known)
+    assert isinstance(verdict, Allow | Block)
+    assert (pack.reason_group(verdict.reason) == "pass") == isinstance(verdict, Allow)
+    assert verdict.basis.detail.isascii()
+    assert verdict.basis.detail.isprintable()
+    traced = decide_with(pack, one, known, trace=True)
+    assert replace(traced, basis=replace(traced.basis, steps=())) == verdict
+    assert all(step.saw.isascii() and step.saw.isprintable() for step in traced.basis.steps)
+    some_mode = st.sampled_from(["enforce", "shadow", "off"])
+    modes = {rule.id: data.draw(some_mode) for rule in pack.rules if not rule.fixed}
+    lists = frozenset(data.draw(st.lists(st.sampled_from(["system", "punishment", "own"]))))
+    chosen = tuple(replace(rule, mode=modes.get(rule.id, "enforce")) for rule in pack.rules)
+    shadow = decide_with(replace(pack, rules=chosen, shadow_lists=lists), one, known)
+    without = tuple(replace(rule, mode="off") if rule.mode == "shadow" else rule for rule in chosen)
+    unlisted = replace(known, listed=tuple(each for each in known.listed if each.name not in lists))
+    off = decide_with(replace(pack, rules=without), one, unlisted)
+    assert replace(shadow, basis=replace(shadow.basis, shadow=())) == off
+    assert off.basis.shadow == ()
 
 
 @given(
@@ -477,4 +895,29 @@ def test_every_call_gets_a_verdict(
     assert verdict.basis.detail.isascii()
     assert verdict.basis.detail.isprintable()
     early = policy.decide_without_facts(one, policy.read(one, CN), CN)
-    assert early is None or early == verdict
+    assert isinstance(early, Failed) or early == verdict
+
+
+@pytest.mark.parametrize(
+    ("noted", "kind", "reason"),
+    [
+        (("roaming_yes",), Allow, Reason.ROAMER_VERIFIED),
+        (("roaming_no",), Block, Reason.NATIONAL_CLI_ON_INTL_TRUNK),
+        (("roaming_unknown",), Allow, Reason.ROAMING_UNKNOWN),
+        ((), Block, Reason.NATIONAL_CLI_ON_INTL_TRUNK),
+        (("roaming_yes", "roaming_no"), Allow, Reason.ROAMING_UNKNOWN),
+    ],
+)
+def test_roaming_is_looked_up_in_the_notes(noted: tuple[str, ...], kind: type, reason: Reason) -> None:
+    """The site's notes answer before the trunk's own answer (no); two that contradict are no answer."""
+    listed = tuple(ListEntry("", "13800138000", Action.NOTE, name) for name in noted)
+    verdict = decide_with(CN, call("+8613800138000"), Facts(listed=listed))
+    assert (type(verdict), verdict.reason) == (kind, reason)
+
+
+def test_a_note_labels_a_sim_box() -> None:
+    """A CLI that the site has noted as a SIM box's is let through with that label and reason."""
+    listed = (ListEntry("", "16713800001", Action.NOTE, "simbox_suspected"),)
+    verdict = decide_with(CN, call("16713800001", kind="sim_gateway"), Facts(listed=listed))
+    assert isinstance(verdict, Allow)
+    assert (verdict.reason, Label.SIMBOX_SUSPECTED in verdict.labels) == (Reason.SIMBOX_SUSPECTED, True)

@@ -14,7 +14,9 @@ from pbxguard.screening.registry import (
     closed,
     consent_of,
     fold,
+    key_of,
     opened,
+    standing,
 )
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -67,6 +69,29 @@ def test_newest_event_wins_and_ties_go_to_the_later_line(ledger: list[ConsentEve
         mine = [e for e in ledger if (e.number, e.call_class, e.channel, e.caller) == key]
         newest = max(e.effective_at for e in mine)
         assert consent == consent_of([e for e in mine if e.effective_at == newest][-1])
+
+
+@given(st.lists(events))
+def test_standing_holds_the_fold(ledger: list[ConsentEvent]) -> None:
+    """What the store must know of a ledger holds the newest of each key, and only what has not been overtaken."""
+    kept = standing(ledger)
+    assert {key_of(c): c for _, c in sorted(kept.items(), key=lambda item: item[0][1])} == fold(ledger)
+    for (key, since), consent in kept.items():
+        assert (key_of(consent), consent.since) == (key, since)
+        begun = [s for k, s in kept if k == key and s <= T0]
+        assert len(begun) <= 1
+
+
+def test_closing_that_was_taken_back_is_no_answer() -> None:
+    """After a reset nothing is open and nothing closed, whatever came before; what comes after counts again."""
+    shut, back = event(Verb.CLOSE, 1), event(Verb.RESET, 1)
+    at = T0 + timedelta(days=2)
+    state = fold([event(Verb.OPEN, 0), shut, back]).values()
+    assert ask(*state, day=2) is None
+    assert closed(state, ME, CallClass.HMT, "voice", at) is None
+    again = fold([shut, back, event(Verb.OPEN, 1)]).values()
+    assert ask(*again, day=2) is not None
+    assert closed(fold([shut, back, shut]).values(), ME, CallClass.HMT, "voice", at) is not None
 
 
 def test_consent_holds_from_since_to_just_before_until() -> None:

@@ -142,6 +142,13 @@ def test_display(labels: tuple[Label, ...], language: str, display: str) -> None
     assert done == Treatment(connect=True, display=display)
 
 
+@pytest.mark.parametrize("verdict", [Allow(Reason.CLI_ANONYMISED, basis(), (Label.CLI_ANONYMISED, Label.MVNO)),
+                                     Failed("x", labels=(Label.CLI_ANONYMISED,))])  # fmt: skip
+def test_anonymised_call_connects_without_cli(verdict) -> None:
+    """The callee sees neither number nor name, whatever the caller wrote there, and also when the guard failed."""
+    assert treat(verdict, display_name="境外来电") == Treatment(connect=True, withhold=True)
+
+
 def test_no_display_breaks_the_packed_verdict() -> None:
     """No label or region name of the pack holds what splits or ends the packed verdict."""
     texts = [CN.display(label, language) for label in Label for language in ("zh", "en")]

@@ -63,7 +63,8 @@ def test_two_processes_may_create_the_same_database_at_once(tmp_path: Path) -> N
 def test_statements_compile_for_postgresql() -> None:
     """The hot query and the ledger's own statements hold nothing that only SQLite understands."""
     dialect = postgresql.dialect(paramstyle="format")  # type: ignore[no-untyped-call]
-    assert "UNION ALL" in str(facts_query(3, 2).compile(dialect=dialect))
+    for private in (False, True):
+        assert "UNION ALL" in str(facts_query(3, 2, private=private).compile(dialect=dialect))
     assert "DELETE" in str(ledger._FORGET.compile(dialect=dialect))
 
 

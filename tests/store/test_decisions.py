@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from random import Random
 
 import pytest
 
@@ -31,6 +32,10 @@ ROW = DecisionRow(
     elapsed_us=83,
     extra={"user_agent": "x\udcff", "n": [1, 2]},
 )
+
+
+def decided(call_id: str, **changed: object) -> DecisionRow:
+    return replace(ROW, call_id=call_id, **changed)  # type: ignore[arg-type]
 
 
 def test_record_comes_back_whole(store: Store) -> None:
@@ -79,3 +84,39 @@ def test_empty_batch_is_nothing(store: Store) -> None:
     """Recording no rows writes nothing."""
     store.record([])
     assert store.recent() == ()
+
+
+def test_decisions_of_a_time_range_in_the_order_of_their_times(store: Store) -> None:
+    """However they were written, thousands at one moment too: each decision of the range once, by time, then row."""
+    dice = Random(3)
+    moments = [NOW + timedelta(seconds=dice.choice((0, 1, 1, 1, 2, 3))) for _ in range(5000)]
+    store.record([decided(f"c{n}", at=at) for n, at in enumerate(moments)])
+    wanted = sorted(range(5000), key=lambda n: (moments[n], n))
+    assert [row.call_id for row in store.iter_decisions()] == [f"c{n}" for n in wanted]
+    since, until = NOW + timedelta(seconds=1), NOW + timedelta(seconds=3)
+    inside = [f"c{n}" for n in wanted if since <= moments[n] < until]
+    assert [row.call_id for row in store.iter_decisions(since, until)] == inside
+    assert store.count_decisions(since, until) == len(inside)
+    assert list(store.iter_decisions(NOW + timedelta(days=1))) == []
+
+
+def test_reading_decisions_holds_up_nobody(store: Store) -> None:
+    """While decisions are read, others are written, and removed ones are not missed."""
+    store.record([decided(f"c{n}", at=NOW + timedelta(seconds=n)) for n in range(2500)])
+    reading = store.iter_decisions()
+    assert next(reading).call_id == "c0"
+    store.record([decided("new", at=NOW + timedelta(days=1))])
+    assert store.prune_decisions(NOW + timedelta(seconds=2000)) == 2000
+    rest = [row.call_id for row in reading]
+    assert rest[-1] == "new"
+    assert len(rest) == 999 + 500 + 1
+
+
+def test_call_ids_by_their_beginning(store: Store) -> None:
+    """Each Call-ID once, in order; the beginning is text, not a pattern, and nothing is the beginning of none."""
+    store.record([decided(name) for name in ("a%", "ab", "ab", "abc\U0010fffd", "b", "a_")])
+    assert store.call_ids("a", 10) == ("a%", "a_", "ab", "abc\\U0010fffd")
+    assert store.call_ids("ab", 1) == ("ab",)
+    assert store.call_ids("a%", 10) == ("a%",)
+    assert store.call_ids("", 10) == ()
+    assert store.call_ids("zz", 10) == ()

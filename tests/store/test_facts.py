@@ -1,5 +1,6 @@
 """What a decision reads, in one query."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from pbxguard.screening.call import Facts, Subscriber
 from pbxguard.screening.lists import Action, ListEntry, matches
+from pbxguard.screening.privacy import pair
 from pbxguard.screening.registry import CallClass, ConsentEvent, Verb, consent_of
 from pbxguard.store import Store
 
@@ -104,3 +106,55 @@ def test_look_up_finds_what_the_patterns_say(store: Store, listed: list[str], cl
     store.import_entries(entries, replace="system")
     found = store.facts(cli, ()).listed
     assert sorted(entry.pattern for entry in found) == sorted(p for p in listed if matches(p, cli))
+
+
+def test_entries_of_a_class_or_region_are_found_by_tags(store: Store) -> None:
+    """A class or region pattern is found for a CLI with that tag, for its owner, and for no other CLI."""
+    listed = [
+        ListEntry(ZHANG.number, "class:hmt", Action.BLOCK, "own"),
+        ListEntry(ZHANG.number, "region:hk", Action.BLOCK, "own"),
+        ListEntry("", "class:withheld", Action.BLOCK, "system"),
+        ListEntry(LI.number, "class:intl_hk", Action.BLOCK, "own"),
+    ]
+    store.import_entries(listed)
+    tags = ("intl_hk", "hmt", "region:hk")
+    found = store.facts("+85261234567", (ZHANG.number,), tags).listed
+    assert sorted(found, key=str) == sorted(listed[:2], key=str)
+    assert store.facts("+85261234567", (ZHANG.number,)).listed == ()
+    assert store.facts("+12125550100", (ZHANG.number,), ("intl_us", "intl", "region:us")).listed == ()
+    assert store.facts(None, (ZHANG.number,), ("withheld",)).listed == (listed[2],)
+    assert store.facts("+85261234567", (LI.number,), tags).listed == (listed[3],)
+
+
+def test_what_a_decision_needs_of_an_entry_comes_back(store: Store) -> None:
+    """Dates, lifting, document and whether the number is kept; the reason of a lifting stays in the store."""
+    hour = timedelta(hours=1)
+    entry = ListEntry(
+        *("", "13012345678", Action.BLOCK, "punishment", "s", "r", "l"),
+        expires_at=NOW + hour,
+        since=NOW - hour,
+        retained=True,
+        document="A 1",
+        lifted_at=NOW,
+        lift_reason="why",
+    )
+    store.add_entry(entry)
+    assert store.entry("", "13012345678", "punishment") == entry
+    assert store.facts("13012345678", ()).listed == (replace(entry, lift_reason=""),)
+
+
+X = "700123456789012"
+
+
+def test_bindings_are_read_for_privacy_numbers_and_their_callees_only(store: Store) -> None:
+    """With the tag: those of X and the callees, live or not. Without it, or for another X or callee: none."""
+    live = pair(X, "13800138000", ZHANG.number, NOW, NOW + timedelta(hours=1), 600)
+    over = pair(X, "", LI.number, NOW - timedelta(hours=2), NOW - timedelta(hours=1))
+    store.bind([*live, *over, *pair(X[:-1] + "3", "", ZHANG.number, NOW)])
+    tags = ("privacy_700", "privacy")
+    assert store.facts(X, (ZHANG.number,), tags).bindings == (live[0],)
+    assert set(store.facts(X, (ZHANG.number, LI.number), tags).bindings) == {live[0], *over}
+    assert store.facts(X, ("13800138000",), tags).bindings == (live[1],)
+    assert store.facts(X, (ZHANG.number,), tags[:1]).bindings == ()
+    assert store.facts(X, ("13900000000",), tags) == Facts()
+    assert store.facts(None, (ZHANG.number,), tags) == store.facts(X, (), tags) == Facts()

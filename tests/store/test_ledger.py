@@ -1,6 +1,10 @@
 """The consent ledger and the state that decisions read."""
 
+import itertools
+import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -9,10 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
+from sqlalchemy.dialects import postgresql
 
 from pbxguard.errors import BadInput, StoreUnavailable
-from pbxguard.screening.registry import CallClass, ConsentEvent, Verb, consent_of, fold, key_of, opened
-from pbxguard.store import Store
+from pbxguard.screening.registry import CallClass, ConsentEvent, Verb, consent_of, fold, key_of, opened, standing
+from pbxguard.store import Store, ledger
 
 NOW = datetime(2026, 11, 21, 12, 0, 0, 654321, tzinfo=UTC)
 ME = "13957100001"
@@ -93,6 +98,101 @@ def test_state_is_the_fold_of_the_ledger(store: Store, batches: list[list[Consen
         store.append_many(batch)
     newest = {key_of(consent): consent for consent in store.state(ME)}  # in the order of since
     assert newest == fold([e for batch in batches for e in batch])
+
+
+def emptied(store: Store) -> None:
+    """A ledger as new, for the next example of one test."""
+    raw = sqlite3.connect(store.path)
+    raw.executescript(
+        "DROP TRIGGER consent_event_no_delete; DELETE FROM consent_event; DELETE FROM consent_state;"
+        "CREATE TRIGGER consent_event_no_delete BEFORE DELETE ON consent_event "
+        "BEGIN SELECT RAISE(ABORT, 'the consent ledger is append-only'); END"
+    )
+    raw.close()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    ledger=st.lists(st.tuples(events, st.integers(0, 4))),
+    cuts=st.lists(st.integers(0, 30), max_size=4),
+    ahead=st.booleans(),
+)
+def test_state_table_is_what_stands(
+    store: Store, ledger: list[tuple[ConsentEvent, int]], cuts: list[int], ahead: bool
+) -> None:
+    """After any sequence of opens, closes and resets, cut anyhow, the table is the pure fold, and verify says so."""
+    emptied(store)
+    # the clock goes on from line to line
+    hours, timed = 0, []
+    for made, step in ledger:
+        hours += step
+        timed.append(replace(made, recorded_at=NOW + timedelta(hours=hours - (5 if ahead else 0))))
+    bounds = [0, *sorted(min(cut, len(timed)) for cut in cuts), len(timed)]
+    for start, stop in itertools.pairwise(bounds):
+        store.append_many(timed[start:stop])
+    assert {(key_of(c), c.since): c for c in store.state(ME)} == standing(timed)
+    found = store.verify_ledger()
+    assert (found.fault, found.events, found.states) == ("", len(timed), len(standing(timed)))
+    assert store.head() == (len(timed), found.head)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(ledger=st.lists(st.tuples(events, st.integers(-9, 9))), cuts=st.lists(st.integers(0, 30), max_size=4))
+def test_clock_that_goes_back_is_no_fault(
+    store: Store, ledger: list[tuple[ConsentEvent, int]], cuts: list[int]
+) -> None:
+    """Whatever times an import brings, the newest of each key is in the table and verify finds no fault."""
+    emptied(store)
+    timed = [replace(made, recorded_at=NOW + timedelta(hours=hours)) for made, hours in ledger]
+    bounds = [0, *sorted(min(cut, len(timed)) for cut in cuts), len(timed)]
+    for start, stop in itertools.pairwise(bounds):
+        store.append_many(timed[start:stop])
+    assert {key_of(consent): consent for consent in store.state(ME)} == fold(timed)
+    assert store.verify_ledger().fault == ""
+
+
+_WRITE = """
+import sys
+from datetime import UTC, datetime
+from pbxguard.screening.registry import CallClass, ConsentEvent, Verb
+from pbxguard.store import Store
+with Store.open(sys.argv[1]) as store:
+    for n in range(60):
+        now = datetime.now(UTC)
+        event = ConsentEvent(sys.argv[2], CallClass.HMT, "voice", Verb.OPEN, now, now, sys.argv[2], "cli")
+        store.append_many([event] * (1 + n % 3))
+"""
+
+
+def test_two_processes_write_one_chain(store: Store) -> None:
+    """Two programs that append at the same time leave one whole chain with all lines of both."""
+    writers = [
+        subprocess.Popen([sys.executable, "-c", _WRITE, store.path, number], env=dict(os.environ))
+        for number in (ME, "13957100002")
+    ]
+    assert [writer.wait(100) for writer in writers] == [0, 0]
+    found = store.verify_ledger()
+    assert (found.fault, found.events) == ("", 240)
+    for number in (ME, "13957100002"):
+        assert len(store.history(number)) == 120
+
+
+def test_two_writers_cannot_follow_one_line(store: Store) -> None:
+    """The id of a line is one more than the last: of two that were to follow the same line, the key refuses one."""
+    store.append(event())
+    raw = sqlite3.connect(store.path)
+    with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
+        raw.execute("INSERT INTO consent_event SELECT * FROM consent_event")
+    raw.close()
+
+
+def test_statements_of_an_append_compile_for_postgresql() -> None:
+    """Ledger, state and what is put out of force: nothing that only SQLite understands."""
+    dialect = postgresql.dialect(paramstyle="format")  # type: ignore[no-untyped-call]
+    insert, state, forget = (sql for sql, _ in ledger._compiled(dialect))
+    assert "INSERT INTO consent_event" in insert
+    assert "ON CONFLICT" in state
+    assert "DELETE" in forget
 
 
 @pytest.mark.parametrize("sql", ["DELETE FROM consent_event", "UPDATE consent_event SET verb = 'open'"])

@@ -262,7 +262,7 @@ def test_bare_file_of_numbers(tmp_path: Path, store: Store) -> None:
         (",,,,,,,", "pattern", "not a number"),
         ("１３８,,,,,,,", "pattern", "not a number"),
         ("2-1,,,,,,,", "pattern", "ends before it begins"),
-        ("1,maybe,,,,,,", "action", "neither allow nor block"),
+        ("1,maybe,,,,,,", "action", "none of allow, block, note"),
         ("1,,me,,,,,", "owner", "not a number"),
         (f"1,,,{'n' * 41},,,,", "name", "longer than 40"),
         (f"1,,,,,{'r' * 501},,", "reason", "longer than 500"),
@@ -326,17 +326,24 @@ def test_missing_file_and_endless_line(tmp_path: Path) -> None:
         list(read_csv(path, home))
 
 
+TAGS = ("intl", "region:hk")
 texts = st.text(st.characters(exclude_categories=("C", "Z"), include_characters=" "), max_size=20)
 listed = st.builds(
     ListEntry,
     owner=st.sampled_from(["", "13957100001"]),
-    pattern=st.sampled_from(["13800138000", "9520*", "+852*", "+*", "138-139", "+100-+299"]),
-    action=st.sampled_from(Action),
+    pattern=st.sampled_from(
+        ["13800138000", "9520*", "+852*", "+*", "138-139", "+100-+299", "class:intl", "region:hk"]
+    ),
+    action=st.sampled_from([Action.ALLOW, Action.BLOCK]),
     name=texts.map(str.strip).filter(bool),
     source=texts,
     reason=texts,
     legal_basis=texts,
-    expires_at=st.none() | st.datetimes(timezones=st.just(UTC)),
+    expires_at=st.none() | st.datetimes(datetime(2026, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
+    since=st.none() | st.datetimes(max_value=datetime(2025, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
+    document=texts,
+    lifted_at=st.none() | st.datetimes(timezones=st.just(UTC)),
+    lift_reason=texts,
 )
 
 
@@ -349,9 +356,9 @@ def test_export_then_import_is_identity(store: Store, entries: list[ListEntry]) 
         assert write_csv(file, entries) == len(entries)
     for name in {entry.name for entry in store.entries()}:
         store.import_entries([], replace=name)
-    store.import_csv(path, home)
+    store.import_csv(path, home, tags=TAGS)
     assert stored(store) == sorted(entries, key=str)
-    assert sorted(read_csv(path, home), key=str) == sorted(entries, key=str)
+    assert sorted(read_csv(path, home, tags=TAGS), key=str) == sorted(entries, key=str)
 
 
 @pytest.mark.parametrize(
@@ -371,3 +378,58 @@ def test_import_into_a_locked_store_says_so(store: Store) -> None:
     with store.writing(), pytest.raises(StoreUnavailable, match="locked"):
         store.import_entries(OLD)
     assert store.count() == 0
+
+
+def test_row_that_blocks_only_numbers_that_may_never_be_blocked_is_bad(tmp_path: Path, store: Store) -> None:
+    """An exact number, range or prefix of nothing else is refused by line; a wide one and an allow row are not."""
+    never = {"110", "119", "120", "10086"}
+    path = tmp_path / "list.csv"
+    path.write_text("pattern,action\n138*,\n110,\n119-120,block\n10086*,\n")
+    with pytest.raises(BadInput) as caught:
+        store.import_csv(path, home, never_block=never.__contains__)
+    assert str(caught.value).count("which no list may block") == 3
+    assert all(f"line {line}: column pattern: " in str(caught.value) for line in (3, 4, 5))
+    assert store.count() == 0
+    path.write_text("pattern,action\n1*,\n100-999,block\n110,allow\n10000000000-19999999999,\n")
+    assert store.import_csv(path, home, never_block=never.__contains__).added == 4
+    assert len(list(read_csv(path, home, never_block=never.__contains__))) == 4
+
+
+def test_classes_in_a_file_are_those_of_the_pack(tmp_path: Path, store: Store) -> None:
+    """A class that numbers can have is read; another one is a bad row, since it would match nothing."""
+    path = tmp_path / "list.csv"
+    path.write_text("pattern,owner\nclass:hmt,13957100001\nregion:hk,\n")
+    assert store.import_csv(path, home, tags=["hmt", "region:hk"]).added == 2
+    assert [entry.pattern for entry in store.entries()] == ["region:hk", "class:hmt"]
+    with pytest.raises(BadInput, match=r"line 3: column pattern: 'region:hk'.*near are class:hmt"):
+        list(read_csv(path, home, tags=["hmt"]))
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "what"),
+    [
+        ("1,,tomorrow,,", "since", "not a time"),
+        ("1,,2027-01-01,,", "since", "no time zone"),
+        ("1,,2027-01-01T00:00:00Z,2027-01-01T00:00:00Z,", "expires_at", "not after since"),
+        ("1,,,,maybe", "retained", "neither yes nor no"),
+        ("1,allow,,,yes", "retained", "only an entry that blocks"),
+    ],
+)
+def test_bad_dates_and_flags_are_named(tmp_path: Path, row: str, column: str, what: str) -> None:
+    """The later columns are checked as the first ones."""
+    path = tmp_path / "list.csv"
+    path.write_text(f"pattern,action,since,expires_at,retained\n1,,,,no\n{row}\n")
+    with pytest.raises(BadInput, match=f"line 3: column {column}: .*{what}"):
+        list(read_csv(path, home))
+
+
+def test_entries_that_belong_together_are_stored_together(store: Store) -> None:
+    """One bad entry keeps the others out too; kept numbers are found by the reason that they were written with."""
+    kept = ListEntry("", "13112345678", Action.BLOCK, "punishment", reason="kept by 1", retained=True)
+    with pytest.raises(BadInput):
+        store.add_entries([kept, block("2", "")])
+    assert store.count() == 0
+    store.add_entries([kept, block("1", "punishment")])
+    assert store.lists_version() == "1"
+    assert store.kept_by("kept by 1", "punishment") == [kept]
+    assert store.kept_by("kept by 2", "punishment") == store.kept_by("kept by 1", "system") == []
