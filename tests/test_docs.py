@@ -7,6 +7,7 @@ import inspect
 import re
 import shlex
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -17,10 +18,10 @@ from pbxguard import errors, packs
 from pbxguard.cli.main import pbxguard
 from pbxguard.config import FreeswitchSettings, Settings, TrunkSettings
 from pbxguard.resources import DIALPLANS
-from pbxguard.screening import policy
 from pbxguard.screening.call import Basis, Block, Failed, Label, Reason, Trunk
 from pbxguard.screening.lists import Action
-from pbxguard.screening.treatment import _SHOWN, ASTERISK, Treatment, treatment_for
+from pbxguard.screening.rules import Rule
+from pbxguard.screening.treatment import _SHOWN, ASTERISK, FREESWITCH, Capabilities, Treatment, treatment_for
 from pbxguard.store import LIST_COLUMNS
 
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -80,65 +81,86 @@ def examples(text: str) -> list[list[str]]:
 # -- generated tables --------------------------------------------------------------------------------------
 
 
-def treated(reason: Reason, *, hostile_ok: bool = False) -> Treatment:
+def treated(reason: Reason, capabilities: Capabilities, *, hostile_ok: bool = False) -> Treatment:
     basis = Basis(rule="", detail="")
     return treatment_for(
         Failed("") if reason is Reason.GUARD_FAILED else Block(reason, basis),
         trunk=Trunk("t", "national", fail="closed", hostile_ok=hostile_ok),
-        capabilities=ASTERISK,
+        capabilities=capabilities,
         pack=PACK,
         language="zh",
     )
 
 
-def steps() -> dict[Reason, str]:
-    """The steps of the policy that give a reason, read off their source."""
-    found: dict[Reason, set[str]] = {}
-    for method in vars(policy._Decision).values():
-        source = inspect.getsource(method) if inspect.isfunction(method) else ""
-        numbers = set(re.findall(r'"(\d+)\.\w+"', source))
-        for name in re.findall(r"\bReason\.([A-Z_]+)", source) if len(numbers) == 1 else ():
-            found.setdefault(Reason[name], set()).update(numbers)
-    return {reason: ", ".join(sorted(numbers)) for reason, numbers in found.items()} | {Reason.GUARD_FAILED: "none"}
+def refuses(name: str) -> bool:
+    return name in set(Reason) and PACK.reason_group(name) != "pass"
 
 
-def refusals() -> str:
-    """Reason, why, prompt, SIP status and step of every refusal, as a Markdown table."""
-    lines = [
-        "| reason | what is wrong, and the remedy | prompt | SIP status | rule |",
-        "|---|---|---|---|---|",
+def rules_behind(name: str) -> list[Rule]:
+    """The rules of the pack that give a reason or a label; what a kind of trunk anonymises is seen in all packs."""
+    if refuses(name):
+        return [rule for rule in PACK.rules if rule.reason == name and rule.may_block]
+    of_class = {rules.label for tag in PACK.tags if (rules := PACK.class_rules(tag))}
+    anonymising = {
+        rule.id
+        for pack in map(packs.load, packs.shipped())
+        for rule in pack.rules
+        if "anonymise" in (rule.action, *(getattr(kind, rule.trunk_key or "kind") for kind in pack.trunks.values()))
+    }
+    return [
+        rule
+        for rule in PACK.rules
+        if (rule.reason == name and not rule.may_block)
+        or name in rule.labels
+        or (rule.when == "class_label" and name in of_class)
+        or (rule.when == "flagged" and name == Label.SIMBOX_SUSPECTED)
+        or (name == Label.CLI_ANONYMISED and rule.id in anonymising)
     ]
-    by_step = steps()
-    for reason in Reason:
-        if PACK.reason_group(reason) == "pass":
-            continue
-        usual, hostile = treated(reason), treated(reason, hostile_ok=True)
-        status = f"{usual.status}" if usual.status == hostile.status else f"{usual.status} ({hostile.status})"
-        step = by_step.get(reason, "not yet")
-        text = PACK.text(reason, "en").removeprefix("The call was refused because ")
-        lines.append(f"| `{reason}` | {text} | `{usual.prompt}` | {status} | {step} |")
+
+
+def reasons() -> str:
+    """Every reason and label, what it says, what the caller gets on each PBX, and the rules behind it."""
+    lines = [
+        "| reason or label | what it says | the caller hears | Asterisk | FreeSWITCH | rules | legal basis |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    names = [str(name) for name in dict.fromkeys((*Reason, *Label))]
+    for name in sorted(names, key=lambda name: (not refuses(name), name not in set(Reason))):
+        found = rules_behind(name)
+        laws = "; ".join(dict.fromkeys(rule.legal_basis for rule in found if rule.legal_basis))
+        ids = ", ".join(rule.id for rule in found) or NO_RULE.get(name, "none yet")
+        lines.append(f"| `{name}` | {what_it_says(name)} | {' | '.join(outcome(name))} | {ids} | {laws} |")
     return "\n".join(lines)
 
 
-def passes() -> str:
-    """Every reason to let a call through, as a Markdown table."""
-    lines = ["| reason | what it says |", "|---|---|"]
-    lines += [f"| `{r}` | {PACK.text(r, 'en')} |" for r in Reason if PACK.reason_group(r) == "pass"]
-    return "\n".join(lines)
+NO_RULE = {Reason.DEFAULT: "10.allow", Reason.GUARD_FAILED: "the trunk's `fail`"}
 
 
-def labels() -> str:
-    """Every label and the display name that the callee sees, as a Markdown table."""
-    lines = ["| label | callee's display, zh | en |", "|---|---|---|"]
-    for label in Label:
-        shown = (
-            [PACK.display(label, language) for language in ("zh", "en")] if label in _SHOWN else ["(log only)", ""]
-        )
-        lines.append(f"| `{label}` | {shown[0]} | {shown[1]} |")
-    return "\n".join(lines)
+def what_it_says(name: str) -> str:
+    """The text of a reason, and what the callee's display shows of a label."""
+    text = PACK.text(name, "en").removeprefix("The call was refused because ") if name in set(Reason) else ""
+    if name not in set(Label):
+        return text
+    shown = " / ".join(PACK.display(name, language) for language in ("zh", "en"))
+    return f"{text} Display: {shown}".strip() if name in _SHOWN else f"{text} (log only)".strip()
 
 
-GENERATED: dict[str, Callable[[], str]] = {"refusals": refusals, "passes": passes, "labels": labels}
+def outcome(name: str) -> tuple[str, str, str]:
+    """What the caller hears, and the SIP status on each PBX."""
+    if not refuses(name):
+        return ("ringing", "", "")
+    reason = Reason(name)
+    asterisk, hostile = treated(reason, ASTERISK), treated(reason, ASTERISK, hostile_ok=True)
+    freeswitch = treated(reason, FREESWITCH)
+    contact = treated(reason, replace(FREESWITCH, contact_url="https://example.com/"))
+    return (
+        f"`{asterisk.prompt}`",
+        f"{asterisk.status}" + (f" ({hostile.status})" if hostile.status != asterisk.status else ""),
+        f"{freeswitch.status}" + (f" ({contact.status})" if contact.status != freeswitch.status else ""),
+    )
+
+
+GENERATED: dict[str, Callable[[], str]] = {"reasons": reasons}
 
 
 def between(name: str) -> re.Pattern[str]:
@@ -151,6 +173,13 @@ def between(name: str) -> re.Pattern[str]:
 @pytest.fixture
 def readme() -> str:
     return README.read_text(encoding="utf-8")
+
+
+def test_every_reason_and_label_has_a_rule_or_a_cause() -> None:
+    """Each refusal but that of a detector to come has rules behind it; no rule gives what the table does not have."""
+    missing = [name for name in (*Reason, *Label) if not rules_behind(name) and name not in NO_RULE]
+    assert missing == [Reason.SEGMENT_BREAKER]
+    assert {rule.id for name in (*Reason, *Label) for rule in rules_behind(name)} == {rule.id for rule in PACK.rules}
 
 
 @pytest.mark.parametrize("name", GENERATED)
