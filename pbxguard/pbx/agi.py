@@ -12,7 +12,7 @@ from datetime import datetime
 from urllib.parse import parse_qs, urlsplit
 
 from pbxguard.errors import PeerProtocolError
-from pbxguard.pbx.address import caller_user, diverted_by, uri_user
+from pbxguard.pbx.address import caller_user, diverted_by
 from pbxguard.screening.call import Call, Trunk, Verdict
 from pbxguard.screening.treatment import Treatment
 
@@ -98,7 +98,8 @@ def set_variable(name: str, value: str) -> str:
 def call_from_agi(request: AgiRequest, trunk: Trunk, at: datetime) -> Call:
     """The call that a request describes. Every value is bounded; missing ones are empty.
 
-    Query names: ``from`` and ``pai`` are URIs or name-addrs, ``div`` one or more Diversion values, ``callee``
+    Query names: ``from`` is a URI or name-addr as pjsip prints it, its escapes decoded once (``CHANNEL(pjsip,
+    remote_uri)``); ``pai`` is one as it was on the wire, ``div`` one or more Diversion values, ``callee``
     the dialled extension, ``offer`` the Content-Type of the INVITE's body.
     """
     query = request.query
@@ -106,7 +107,6 @@ def call_from_agi(request: AgiRequest, trunk: Trunk, at: datetime) -> Call:
     def text(name: str, limit: int = 200) -> str:
         return query.get(name, "")[:limit]
 
-    asserted = text("pai")
     return Call(
         call_id=text("call_id"),
         at=at,
@@ -114,8 +114,8 @@ def call_from_agi(request: AgiRequest, trunk: Trunk, at: datetime) -> Call:
         cli=caller_user(text("from", 400)) if "from" in query else text("cli"),
         callee=text("callee"),
         display_name=text("name", 80),
-        asserted=uri_user(asserted) if asserted else None,
-        diverted_by=diverted_by(text("div", 400)),
+        asserted=caller_user(text("pai"), raw=True) or None,
+        diverted_by=diverted_by(text("div", 400), raw=True),
         user_agent=text("ua", 100),
         source=text("source", 64),
         has_offer="offer" not in query or _OFFER.search(text("offer", 100)) is not None,

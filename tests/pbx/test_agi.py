@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pbxguard.errors import PeerProtocolError
 from pbxguard.packs import load
 from pbxguard.pbx import agi
+from pbxguard.pbx.address import uri_user
 from pbxguard.screening.call import Allow, Basis, Block, Call, Label, Reason, Trunk
 from pbxguard.screening.numbering import Form, read_cli
 from pbxguard.screening.treatment import Treatment
@@ -54,7 +55,7 @@ def heard(**query: str) -> Call:
         ("call", "intl", "+85261234567", ""),
         ("gateway", "goip1", "13012345678", ""),
         ("forty-digits", "ent", "1" * 40, ""),
-        ("line-ends", "intl", "%22abc%0a%0a$%7bX%7d%7c;,x", 'x\\"y${EXTEN}'),
+        ("line-ends", "intl", "%22abc%0a%0a$%7bX%7d%7c", 'x\\"y${EXTEN}'),
     ],
 )
 def test_recorded_request(name: str, trunk: str, cli: str, display_name: str) -> None:
@@ -175,7 +176,7 @@ def test_any_bytes_are_a_request_or_refused(data: bytes) -> None:
 )
 def test_uri_user(address: str, user: str) -> None:
     """The user part of the last URI, as on the wire; nothing where there is no URI with one."""
-    assert agi.uri_user(address) == user
+    assert uri_user(address) == user
 
 
 @pytest.mark.parametrize(
@@ -262,9 +263,9 @@ def test_every_value_is_bounded() -> None:
     long = "<sip:" + "9" * 390 + "@h>"
     names = ("from", "callee", "call_id", "name", "pai", "privacy", "div", "pani", "ua", "source")
     call = heard(**dict.fromkeys(names, long))
-    for text in (call.cli, call.callee, call.call_id, call.display_name, call.asserted, call.source, call.user_agent):
-        assert text is not None
+    for text in (call.cli, call.callee, call.call_id, call.display_name, call.source, call.user_agent):
         assert len(text) <= 401
+    assert len(call.asserted or "") <= 401
 
 
 # -- replies and commands -------------------------------------------------------------------------------------
