@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo lab test check bench clean
+.PHONY: help demo lab test check bench freeswitch clean
 
 prepare := docker/prepare.sh
 run := docker/prepare.sh run .venv/bin/
@@ -10,18 +10,18 @@ run := docker/prepare.sh run .venv/bin/
 ARGS ?=
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: ## place the demo calls on a real PBX, print who heard what and why, take the lab down
 	@$(prepare) venv engine images
 	@$(run)pbxguard lab demo $(ARGS)
 
 lab: ## bring the lab up and leave it up (take it down: .venv/bin/pbxguard lab down)
-	@$(prepare) venv engine images
+	@$(prepare) venv engine images freeswitch
 	@$(run)pbxguard lab up $(ARGS)
 
 test: ## run all tests, the real calls too (ARGS='...' goes to pytest)
-	@$(prepare) venv engine images
+	@$(prepare) venv engine images freeswitch
 	@$(run)pytest $(ARGS)
 
 check: ## lint, format check, types, import layers
@@ -32,10 +32,13 @@ check: ## lint, format check, types, import layers
 	.venv/bin/lint-imports
 
 bench: ## measure call rates, delays and big lists (several minutes, not part of test)
-	@$(prepare) venv engine images
+	@$(prepare) venv engine images freeswitch
 	@$(run)python -m pbxguard.lab.bench $(ARGS)
 
-clean: ## take the lab down, remove .venv, caches and the lab's images (evidence/ stays)
+freeswitch: ## build the lab's FreeSWITCH image now (lab, test and bench try once a day; one of yours is taken)
+	@$(prepare) engine freeswitch-now
+
+clean: ## take the lab down, remove .venv, caches and the images made here (evidence/ stays)
 	@if [ -x .venv/bin/pbxguard ]; then $(run)pbxguard lab down || echo "the lab could not be taken down; going on" >&2; fi
 	@$(prepare) images-remove
 	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -5,8 +5,11 @@
 #   docker/prepare.sh venv            .venv with pbxguard, the lab and the development tools
 #   docker/prepare.sh engine          a Docker engine that answers on a local socket
 #   docker/prepare.sh images          the lab's images
+#   docker/prepare.sh freeswitch      the lab's FreeSWITCH image where it can be had: a miss is one line and exit 0,
+#                                     and is not tried again for a day
+#   docker/prepare.sh freeswitch-now  the same at once; a miss is exit 3
 #   docker/prepare.sh engine-stop     stops a dockerd that `engine` started itself, no other
-#   docker/prepare.sh images-remove   removes the lab's images
+#   docker/prepare.sh images-remove   removes the images that set-up made, no other
 #   docker/prepare.sh tag IMAGE       prints the tag of one lab image: pbxguard/IMAGE:<hash of its folder>
 #   docker/prepare.sh run COMMAND...  runs COMMAND with the engine that `engine` found
 #
@@ -23,7 +26,12 @@ readonly ENGINE_LIMIT=60 # seconds that a new engine may take to answer
 readonly PULL_LIMIT=45   # seconds for the base image; past them a local one is made
 readonly SUITE=sid
 readonly BASE=debian:$SUITE-slim
+readonly NAMES=pbxguard # the images are $NAMES/asterisk and so on
 readonly IMAGES=(asterisk softphone)
+readonly FREESWITCH=$NAMES/freeswitch:latest
+readonly FREESWITCH_LIMIT=90 # seconds for the image, its base included
+readonly FREESWITCH_MISS=$TREE/.state/freeswitch-miss # which recipe could not be built; its age counts
+readonly MISS_MINUTES=1440   # the age up to which it is not tried again
 readonly SYSTEM_SOCKET=unix:///var/run/docker.sock
 
 # ---- telling -----------------------------------------------------------------------------------------
@@ -278,23 +286,29 @@ engine_docker() {
 image_tag() {
     local hash
     hash=$(cd "docker/$1" && find . -type f | LC_ALL=C sort | xargs -d '\n' sha256sum | sha256sum | cut -c 1-12)
-    echo "pbxguard/$1:$hash"
+    echo "$NAMES/$1:$hash"
 }
 
 image_id() { engine_docker image inspect --format '{{.Id}}' "$1" 2>/dev/null; }
 
-pull_base() {
-    if engine_answers; then
-        timeout "$PULL_LIMIT" docker pull "$BASE"
+# limited SECONDS WORD...: `docker WORD...`, 0 without a limit; the engine gives up what its client left
+limited() {
+    local limit=$1
+    shift
+    if [ "$limit" = 0 ]; then
+        engine_docker "$@"
+    elif engine_answers; then
+        timeout --kill-after 5 "$limit" docker "$@"
     else
-        as_root env DOCKER_HOST="$DOCKER_HOST" timeout "$PULL_LIMIT" docker pull "$BASE"
+        as_root env DOCKER_HOST="$DOCKER_HOST" timeout --kill-after 5 "$limit" docker "$@"
     fi
 }
 
 get_base() {
     local missing=()
     if image_id "$BASE" >/dev/null; then return; fi
-    if step "fetching the base image $BASE (at most $PULL_LIMIT s)" pull_base; then return; fi
+    if step "fetching the base image $BASE (at most $PULL_LIMIT s)" limited "$PULL_LIMIT" pull "$BASE"; then return; fi
+    no_registry=yes
     say "no image registry can be reached; making $BASE with debootstrap"
     command -v debootstrap >/dev/null || [ -x /usr/sbin/debootstrap ] || missing+=(debootstrap)
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
@@ -320,12 +334,14 @@ proxy_arguments() {
     done
 }
 
+# build_image LIMIT IMAGE TAG [WORD...]
 build_image() {
-    local proxy
+    local proxy limit=$1 name=$2 tag=$3
+    shift 3
     mapfile -t proxy < <(proxy_arguments)
     # the host's network: a bridge may have no way to a mirror or proxy that this machine reaches
-    engine_docker build --network host --force-rm --label pbxguard=image "${proxy[@]}" \
-        --build-arg "BASE=$BASE" --tag "$2" --tag "pbxguard/$1:latest" "docker/$1"
+    limited "$limit" build --network host --force-rm --label pbxguard=image "${proxy[@]}" "$@" \
+        --tag "$tag" --tag "$NAMES/$name:latest" "docker/$name"
 }
 
 stage_images() {
@@ -334,24 +350,88 @@ stage_images() {
         tag=$(image_tag "$name")
         if ! id=$(image_id "$tag"); then
             get_base
-            step "building the image $tag" build_image "$name" "$tag" || {
+            step "building the image $tag" build_image 0 "$name" "$tag" --build-arg "BASE=$BASE" || {
                 log_tail "$LOG" 15
                 fail "the image $tag could not be built: check that the network reaches a Debian mirror (log: $LOG)"
             }
-        elif [ "$id" != "$(image_id "pbxguard/$name:latest")" ]; then
-            engine_docker tag "$tag" "pbxguard/$name:latest"
+        elif [ "$id" != "$(image_id "$NAMES/$name:latest")" ]; then
+            engine_docker tag "$tag" "$NAMES/$name:latest"
         fi
     done
 }
 
 stage_images_remove() {
     local name
+    rm -f "$FREESWITCH_MISS"
     if ! command -v docker >/dev/null || ! engine_answers; then return; fi
-    for name in "${IMAGES[@]}"; do
+    for name in "${IMAGES[@]}" freeswitch; do
         # all tags of it, older ones too; the base image may serve others and stays
-        docker image ls --format '{{.Repository}}:{{.Tag}}' --filter label=pbxguard=image "pbxguard/$name" \
+        docker image ls --format '{{.Repository}}:{{.Tag}}' --filter label=pbxguard=image "$NAMES/$name" \
             | xargs --no-run-if-empty docker image rm >/dev/null
     done
+}
+
+# ---- stage freeswitch --------------------------------------------------------------------------------
+
+image_is_ours() {
+    [ "$(engine_docker image inspect --format '{{index .Config.Labels "pbxguard"}}' "$1" 2>/dev/null)" = image ]
+}
+
+# have_freeswitch TAG: whether there is one to take. Somebody's own serves as it is, whatever it was made from;
+# one of ours has to be of today's recipe.
+have_freeswitch() {
+    local ours
+    if image_id "$FREESWITCH" >/dev/null && ! image_is_ours "$FREESWITCH"; then return; fi
+    ours=$(image_id "$1") || return 1
+    [ "$ours" = "$(image_id "$FREESWITCH")" ] || engine_docker tag "$1" "$FREESWITCH"
+}
+
+missed_lately() {
+    [ "$(cat "$FREESWITCH_MISS" 2>/dev/null)" = "$1" ] \
+        && [ -n "$(find "$FREESWITCH_MISS" -mmin "-$MISS_MINUTES")" ]
+}
+
+try_freeswitch() {
+    # the base image comes from the registry that did not answer a moment ago
+    if [ -z "$no_registry" ] && step "building the image $1 (at most $FREESWITCH_LIMIT s)" \
+        build_image "$FREESWITCH_LIMIT" freeswitch "$1"; then
+        rm -f "$FREESWITCH_MISS"
+        return
+    fi
+    echo "$1" >"$FREESWITCH_MISS"
+    return 1
+}
+
+readonly FREESWITCH_REMEDY="have a registry and an Alpine mirror in reach and run 'make freeswitch', \
+or tag an image of FreeSWITCH 1.10.12 or later as $FREESWITCH"
+
+stage_freeswitch() {
+    local tag why="could not be built here (log: $LOG)"
+    tag=$(image_tag freeswitch)
+    if have_freeswitch "$tag"; then return; fi
+    if missed_lately "$tag"; then
+        why="could not be built here less than a day ago"
+    elif try_freeswitch "$tag"; then
+        return
+    fi
+    if image_id "$FREESWITCH" >/dev/null; then
+        say "the FreeSWITCH image is of an older recipe, and a new one $why; going on with the older"
+    else
+        say "the FreeSWITCH image $why: FreeSWITCH scenarios are skipped; $FREESWITCH_REMEDY"
+    fi
+}
+
+stage_freeswitch_now() {
+    local tag
+    tag=$(image_tag freeswitch)
+    if have_freeswitch "$tag"; then
+        say "the FreeSWITCH image is there: $FREESWITCH ($(image_id "$FREESWITCH" | cut -c 8-19))"
+        return
+    fi
+    try_freeswitch "$tag" || {
+        log_tail "$LOG" 5
+        fail "the FreeSWITCH image could not be built (log: $LOG): $FREESWITCH_REMEDY"
+    }
 }
 
 # ---- stages ------------------------------------------------------------------------------------------
@@ -377,13 +457,14 @@ run_command() {
 }
 
 usage() {
-    say "usage: docker/prepare.sh [venv|engine|images|engine-stop|images-remove]... | tag IMAGE | run COMMAND... (not: $*)"
+    say "usage: docker/prepare.sh [venv|engine|images|freeswitch|freeswitch-now|engine-stop|images-remove]... | tag IMAGE | run COMMAND... (not: $*)"
     exit 2
 }
 
 main() {
     local stage
     endpoint_note=
+    no_registry=
     case ${1:-} in
         tag)
             if [ $# != 2 ] || [ ! -f "docker/${2:-}/Dockerfile" ]; then usage "$@"; fi
@@ -399,7 +480,10 @@ main() {
         '') usage nothing ;;
     esac
     for stage in "$@"; do
-        case $stage in venv | engine | images | engine-stop | images-remove) ;; *) usage "$stage" ;; esac
+        case $stage in
+            venv | engine | images | freeswitch | freeswitch-now | engine-stop | images-remove) ;;
+            *) usage "$stage" ;;
+        esac
     done
     lock
     use_local_socket

@@ -10,7 +10,8 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from pbxguard.errors import BadConfig
 from pbxguard.screening.call import Roaming, Trunk
@@ -18,6 +19,11 @@ from pbxguard.screening.call import Roaming, Trunk
 _Port = Annotated[int, Field(ge=1, le=65535)]
 _CliPrefix = Annotated[str, Field(pattern=r"^[0-9*#+]{1,12}$")]
 _TrunkName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")]
+
+
+#: A URL that stands as it is in a SIP header (in angle brackets), in a list of channel variables and in a dialplan:
+#: the characters of RFC 3986 section 2 without ``$ ' ( ) * , ;``.
+_CONTACT_URL = re.compile(r"https?://[A-Za-z0-9\[][A-Za-z0-9._~:/?#\[\]@!&+=%-]{0,200}", re.IGNORECASE)
 
 
 class _Section(BaseModel):
@@ -159,6 +165,18 @@ class Settings(_Section):
             name = screening.get("pack", given.get("pack", "cn"))
             return {**given, "pack": name, "screening": {**screening, "pack": name}}
         return given
+
+    @field_validator("contact_url")
+    @classmethod
+    def _plain_url(cls, url: str) -> str:
+        if url and not _CONTACT_URL.fullmatch(url):
+            # A message of our own: pydantic sets one of a ValueError behind words of its own.
+            raise PydanticCustomError(
+                "contact_url",
+                "must be an http or https URL of at most 200 characters, without blanks, quotes and any of "
+                "; , | < > $ ( ) *: write them with % (a comma is %2C)",
+            )
+        return url
 
     @property
     def state_dir(self) -> Path:

@@ -21,3 +21,24 @@ def _log_as_before() -> Iterator[None]:
     structlog.configure(**before)
     root.handlers[:] = handlers
     root.setLevel(level)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Say at the very end, after pytest's own last line, that FreeSWITCH was not tested, why, and the remedy."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None:
+        return
+    skipped = [
+        (report.nodeid, report.longrepr[2].removeprefix("Skipped: ").split(";")[0])
+        for report in reporter.stats.get("skipped", [])
+        if isinstance(report.longrepr, tuple)
+    ]
+    reasons = [reason for test, reason in skipped if "freeswitch" in f"{test} {reason}".casefold()]
+    if not reasons:
+        return
+    tests = "1 FreeSWITCH test was" if len(reasons) == 1 else f"{len(reasons)} FreeSWITCH tests were"
+    reporter.write_line(
+        f"{tests} skipped: {'; '.join(sorted(set(reasons)))}; `make freeswitch` builds the image, "
+        "or tag one of FreeSWITCH 1.10.12 or later as pbxguard/freeswitch:latest",
+        yellow=True,
+    )

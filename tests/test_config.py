@@ -258,3 +258,45 @@ def test_where_the_state_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert config.load().store_url == "/elsewhere/pbxguard.db"
     assert config.load(site).store_url == "/elsewhere/pbxguard.db"
     assert config.load(written(tmp_path, "store.url = '/x.db'")).store_url == "/x.db"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "https://redress.example/card",
+        "http://198.18.0.1:8080/a/b?c=d%2C&e=1#f",
+        "HTTPS://[2001:db8::1]/x_y~z",
+        "https://example.com/" + "a" * 180,
+    ],
+)
+def test_contact_url(tmp_path: Path, url: str) -> None:
+    """An http or https URL of plain characters is taken."""
+    assert config.load(written(tmp_path, f"contact_url = '{url}'")).contact_url == url
+
+
+@pytest.mark.parametrize("sign", [*";,|<>\"'\\ ${}()*`^", "\n", "\r", "\t", "\0", "\x7f", "\x85", "\u2028", "é"])
+def test_contact_url_with_a_sign_that_ends_something(tmp_path: Path, sign: str) -> None:
+    """What would end a channel variable, a quote or a SIP header is refused when the settings are read."""
+    for url in (f"https://h/a{sign}b", f"https://h/a{sign}", f"https://{sign}h/"):
+        quoted = "".join(f"\\u{ord(c):04x}" for c in url)
+        message = refused(written(tmp_path, f'pack = "cn"\ncontact_url = "{quoted}"'))
+        assert message.startswith(":2: contact_url: must be an http or https URL of at most 200 characters, without ")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sip:help@h",
+        "ftp://h/",
+        "//h/",
+        "h",
+        "https://",
+        "https:///x",
+        "javascript:alert(1)",
+        "https://h/" + "a" * 300,
+    ],
+)
+def test_contact_url_of_another_kind(tmp_path: Path, url: str) -> None:
+    """Another scheme, no host or a URL without an end is refused."""
+    assert ":1: contact_url: must be an http or https URL" in refused(written(tmp_path, f"contact_url = '{url}'"))

@@ -1,13 +1,24 @@
-"""Claims about the set-up scripts that hold without an engine, a network or a change to the machine."""
+"""Claims about the set-up scripts, which change nothing on the machine.
+
+Those with the mark ``lab`` need a Docker engine, but no network: they make images of a few bytes from nothing, under
+names of their own, and remove them.
+"""
 
 import os
 import re
 import shutil
+import socket
 import subprocess
+import sys
+import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from pbxguard.lab import doctor
+from pbxguard.lab.world import FREESWITCH_IMAGE
 
 TREE = Path(__file__).resolve().parent.parent
 # What the scripts call before they install anything: no sudo, docker, apt-get or Python among them.
@@ -224,3 +235,240 @@ def test_nothing_names_a_package_mirror_or_proxy() -> None:
     for path in (TREE / "Makefile", TREE / ".ci/run", *(TREE / "docker").rglob("*")):
         if path.is_file():
             assert not re.search(r"(https?|ftp)://\w", path.read_text()), path
+
+
+# -- the FreeSWITCH image ------------------------------------------------------------------------------------
+
+BUILDS = "FROM scratch\nCOPY Dockerfile /\n"
+# nobody listens on port 1, and the engine asks no other registry for this name
+CANNOT = "FROM 127.0.0.1:1/none\n"
+
+
+class Recipe:
+    """A tree whose images have a name of their own, and whose FreeSWITCH is what the test says."""
+
+    def __init__(self, tree: Path, names: str) -> None:
+        self.tree = tree
+        self.image = f"{names}/freeswitch:latest"
+        self.miss = tree / ".state/freeswitch-miss"
+        self.change("docker/prepare.sh", "readonly NAMES=pbxguard ", f"readonly NAMES={names} ")
+
+    def change(self, name: str, old: str, new: str) -> None:
+        path = self.tree / name
+        assert path.read_text().count(old) == 1
+        path.write_text(path.read_text().replace(old, new))
+
+    def write(self, dockerfile: str) -> None:
+        (self.tree / "docker/freeswitch/Dockerfile").write_text(dockerfile)
+
+    def prepare(self, stage: str = "freeswitch") -> subprocess.CompletedProcess[str]:
+        return run("docker/prepare.sh", stage, cwd=self.tree)
+
+    def docker(self, *words: str) -> str:
+        return run("docker", *words, cwd=self.tree).stdout.strip()
+
+    def tags(self) -> list[str]:
+        pattern = self.image.replace(":latest", ":*")
+        return self.docker(
+            "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "--filter", f"reference={pattern}"
+        ).split()
+
+    def image_id(self) -> str:
+        return self.docker("image", "inspect", "--format", "{{.Id}}", self.image)
+
+    def make_foreign(self) -> str:
+        """Somebody's own image under the lab's tag; its id."""
+        folder = self.tree / "foreign"
+        folder.mkdir()
+        (folder / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\nLABEL made=elsewhere\n")
+        self.docker("build", "--quiet", "--tag", self.image, str(folder))
+        return self.image_id()
+
+
+@pytest.fixture
+def recipe(tree: Path) -> Iterator[Recipe]:
+    """A tree in which a FreeSWITCH image can be made, taken and removed; nothing of it is left behind."""
+    if shutil.which("docker") is None or run("docker", "version", cwd=tree).returncode != 0:
+        pytest.skip("no Docker engine; `make test` sets one up (needs root or sudo)")
+    found = Recipe(tree, f"pbxguard-test-{uuid.uuid4().hex[:12]}")
+    yield found
+    if tags := found.tags():
+        found.docker("image", "rm", *tags)
+    assert found.tags() == []
+
+
+def misses(result: subprocess.CompletedProcess[str]) -> list[str]:
+    """The lines that say what is to be done, without those that say what is under way."""
+    return [line for line in result.stderr.splitlines() if "make freeswitch" in line]
+
+
+@pytest.mark.parametrize(("target", "asks"), [("test", True), ("lab", True), ("bench", True), ("demo", False)])
+def test_only_what_may_use_freeswitch_asks_for_it(target: str, asks: bool) -> None:
+    """`make demo` places its calls on Asterisk and does not spend time on an image of FreeSWITCH."""
+    result = run("make", "--dry-run", "--no-print-directory", target, cwd=TREE, env={"MAKEFLAGS": ""})
+    assert result.returncode == 0
+    assert ("images freeswitch" in result.stdout) is asks
+
+
+@pytest.mark.lab
+def test_an_image_that_is_there_is_taken(recipe: Recipe) -> None:
+    """Whoever made it: an image under the lab's tag is taken as it is, and nothing is built or said."""
+    made = recipe.make_foreign()
+    recipe.write(BUILDS)
+    result = recipe.prepare()
+    assert (result.returncode, result.stderr) == (0, "")
+    assert recipe.image_id() == made
+    assert recipe.tags() == [recipe.image]
+    told = recipe.prepare("freeswitch-now")
+    assert told.returncode == 0
+    assert recipe.image in told.stderr
+    assert recipe.image_id() == made
+
+
+@pytest.mark.lab
+def test_an_image_that_cannot_be_built_is_one_line_and_not_tried_again(recipe: Recipe) -> None:
+    """A miss costs one line with the remedy and exit 0; it is tried again after a day, or for another recipe."""
+    recipe.write(CANNOT)
+    first = recipe.prepare()
+    assert first.returncode == 0
+    assert "building the image" in first.stderr
+    assert len(misses(first)) == 1
+    assert recipe.image in misses(first)[0]
+    assert "scenarios are skipped" in misses(first)[0]
+
+    again = recipe.prepare()
+    assert again.returncode == 0
+    assert again.stderr.splitlines() == misses(again)
+    assert len(misses(again)) == 1
+
+    old = time.time() - 25 * 3600
+    os.utime(recipe.miss, (old, old))
+    assert "building the image" in recipe.prepare().stderr
+    assert "building the image" not in recipe.prepare().stderr
+    recipe.write(CANNOT + "# another\n")
+    assert "building the image" in recipe.prepare().stderr
+
+
+@pytest.mark.lab
+def test_who_asks_for_the_image_gets_a_try_and_an_exit_code(recipe: Recipe) -> None:
+    """`freeswitch-now` tries whatever was missed before; a miss is exit 3, a success ends the waiting."""
+    recipe.write(CANNOT)
+    recipe.prepare()
+    result = recipe.prepare("freeswitch-now")
+    assert result.returncode == 3
+    assert "building the image" in result.stderr
+    assert len(misses(result)) == 1
+    recipe.write(BUILDS)
+    assert recipe.prepare("freeswitch-now").returncode == 0
+    assert not recipe.miss.exists()
+
+
+@pytest.mark.lab
+def test_a_registry_that_is_silent_has_its_time(recipe: Recipe) -> None:
+    """A registry that takes the connection and says nothing ends with the limit, as any other miss."""
+    recipe.change("docker/prepare.sh", "readonly FREESWITCH_LIMIT=90 ", "readonly FREESWITCH_LIMIT=2 ")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        recipe.write(f"FROM 127.0.0.1:{silent.getsockname()[1]}/none\n")
+        begin = time.monotonic()
+        result = recipe.prepare()
+        took = time.monotonic() - begin
+    assert result.returncode == 0
+    assert len(misses(result)) == 1
+    assert 2 <= took < 10
+
+
+@pytest.mark.lab
+def test_an_image_made_here_follows_its_recipe(recipe: Recipe) -> None:
+    """One that set-up built is labelled, kept, made anew for a new recipe, and kept when that cannot be had."""
+    recipe.write(BUILDS)
+    assert recipe.prepare().returncode == 0
+    made = recipe.image_id()
+    assert recipe.docker("image", "inspect", "--format", "{{.Config.Labels}}", recipe.image) == "map[pbxguard:image]"
+    assert recipe.prepare().stderr == ""
+
+    recipe.write(BUILDS + "LABEL newer=yes\n")
+    assert recipe.prepare().returncode == 0
+    newer = recipe.image_id()
+    assert newer != made
+
+    recipe.write(CANNOT)
+    result = recipe.prepare()
+    assert result.returncode == 0
+    assert "going on with the older" in result.stderr
+    assert recipe.image_id() == newer
+
+
+@pytest.mark.lab
+def test_clean_removes_what_was_made_here_and_nothing_else(recipe: Recipe) -> None:
+    """`make clean` removes the images that set-up built, and leaves somebody's own under the same name."""
+    recipe.write(BUILDS)
+    recipe.prepare()
+    assert len(recipe.tags()) == 2
+    foreign = recipe.make_foreign()
+    recipe.miss.write_text("")
+    result = run("make", "--no-print-directory", "clean", cwd=recipe.tree, env={"MAKEFLAGS": ""})
+    assert result.returncode == 0
+    assert recipe.tags() == [recipe.image]
+    assert recipe.image_id() == foreign
+    assert not recipe.miss.exists()
+
+
+@pytest.mark.lab
+def test_doctor_says_which_freeswitch_there_is(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The doctor names the remedy for no image, and an image without FreeSWITCH in it; a fault only when wanted."""
+    monkeypatch.setattr(doctor, "FREESWITCH_IMAGE", recipe.image)
+    missing = doctor._freeswitch_image(wanted=True)
+    assert not missing.ok
+    assert recipe.image in missing.what
+    assert "make freeswitch" in missing.remedy
+    spared = doctor._freeswitch_image(wanted=False)
+    assert spared.ok
+    assert "make freeswitch" in spared.what
+
+    made = recipe.make_foreign().removeprefix("sha256:")
+    empty = doctor._freeswitch_image(wanted=True)
+    assert not empty.ok
+    assert made[:12] in empty.what
+    assert "not built here" in empty.what
+    assert "runs no FreeSWITCH" in empty.what
+
+
+@pytest.mark.lab
+def test_doctor_asks_the_program_for_its_version(recipe: Recipe) -> None:
+    """Of a real image the doctor tells tag, id and the version that FreeSWITCH itself says."""
+    found = recipe.docker("image", "ls", "--quiet", FREESWITCH_IMAGE)
+    if not found:
+        pytest.skip(f"no FreeSWITCH image {FREESWITCH_IMAGE}; `make freeswitch` builds it")
+    finding = doctor._freeswitch_image(wanted=True)
+    assert finding.ok
+    assert re.match(r"FreeSWITCH 1\.\d+\.\d+", finding.what)
+    assert FREESWITCH_IMAGE in finding.what
+    assert found in finding.what
+
+
+SKIPPING = """
+import pytest
+
+@pytest.mark.parametrize("number", range({count}))
+def test_call(number):
+    pytest.skip("no image of FreeSWITCH; some remedy")
+
+def test_other():
+    pytest.skip("of no interest")
+"""
+
+
+@pytest.mark.parametrize(("count", "said"), [(0, ""), (1, "1 FreeSWITCH test was"), (3, "3 FreeSWITCH tests were")])
+def test_skipped_freeswitch_tests_are_the_last_line(tmp_path: Path, count: int, said: str) -> None:
+    """When FreeSWITCH tests are skipped, the very last line says how many, why, and the remedy; else nothing does."""
+    shutil.copy(TREE / "tests/conftest.py", tmp_path / "conftest.py")
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "test_it.py").write_text(SKIPPING.format(count=count))
+    result = run(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", cwd=tmp_path)
+    last = result.stdout.splitlines()[-1]
+    if not said:
+        assert "FreeSWITCH" not in last
+        return
+    assert last.startswith(f"{said} skipped: no image of FreeSWITCH; ")
+    assert "make freeswitch" in last
+    assert FREESWITCH_IMAGE in last

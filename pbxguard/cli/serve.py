@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import NoReturn
 
 import click
@@ -16,7 +17,7 @@ import uvloop
 
 from pbxguard import log as logging
 from pbxguard.cli import supervisor
-from pbxguard.cli.context import App, pass_app, reported, show_table
+from pbxguard.cli.context import App, make_folder, pass_app, reported, show_table
 from pbxguard.config import FreeswitchSettings, Settings
 from pbxguard.errors import BadConfig, PbxguardError
 from pbxguard.guard import Guard
@@ -39,7 +40,8 @@ def serve(app: App, listen: str | None, esl: str | None, only: str | None, *, st
     """Answer the PBXs until SIGTERM or SIGINT; calls under way are finished first.
 
     Asterisk is always served; FreeSWITCH when the settings name one. Each kind has a process of its own, and one
-    that dies is started again without touching the other.
+    that dies is started again, with growing pauses and without touching the other. One that refuses the settings at
+    its start ends all with exit code 2.
     """
     settings = app.settings
     if status:
@@ -58,14 +60,16 @@ def serve(app: App, listen: str | None, esl: str | None, only: str | None, *, st
     for name in settings.trunks:
         app.trunk(name)
     logging.configure(level=settings.log.level, mask_numbers=settings.log.mask_numbers, for_good=True)
+    with suppress(BadConfig):  # a folder that cannot be made costs --status, or the database says so itself
+        make_folder(settings.state_dir)
     if only is None and settings.freeswitch:
-        sys.exit(supervisor.run(sys.argv[1:], ("asterisk", "freeswitch")))
-    guard = Guard(app.store, app.pack, settings)
+        sys.exit(supervisor.run(sys.argv[1:], ("asterisk", "freeswitch"), settings.state_dir))
     supervisor.end_with_supervisor()
-    try:
-        threading.Thread(target=_forget_daily, args=(guard,), name="retention", daemon=True).start()
-        settle()
-        with health.told(settings.state_dir, only or "asterisk") as teller:
+    with health.told(settings.state_dir, only or "asterisk") as teller:
+        guard = Guard(app.store, app.pack, settings)
+        try:
+            _warm_up(guard, teller)
+            threading.Thread(target=_forget_daily, args=(guard,), name="retention", daemon=True).start()
             if only == "freeswitch":
                 from pbxguard.pbx import freeswitch  # noqa: PLC0415 (gevent belongs into its own process)
 
@@ -74,8 +78,15 @@ def serve(app: App, listen: str | None, esl: str | None, only: str | None, *, st
                 # uvloop: half of the handler's CPU for a call is the event loop's own.
                 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                     runner.run(_serve(guard, teller))
-    finally:
-        guard.close()
+        finally:
+            guard.close()
+
+
+def _warm_up(guard: Guard, teller: health.Teller) -> None:
+    """Before anybody is told that we are there."""
+    teller.say("starting", ready=False)
+    guard.warm_up()
+    settle()
 
 
 def settle() -> None:
@@ -95,7 +106,9 @@ def _show_status(settings: Settings) -> NoReturn:
     for kind in sorted(wanted | set(found)):
         one = found.get(kind)
         state = "not running" if one is None or not one.alive else "ready" if one.ready else "not ready"
-        rows.append((kind, state, one.pid if one else "-", one.detail if one else ""))
+        # What a process said that it was when it was killed is no longer so; why one ended is.
+        detail = one.detail if one and (one.alive or not one.ready) else ""
+        rows.append((kind, state, one.pid if one else "-", detail))
     show_table(("handler", "state", "pid", "detail"), rows)
     sys.exit(0 if all(row[1] == "ready" for row in rows) else 1)
 

@@ -94,7 +94,8 @@ class Engine:
             try:
                 self._client.images.get(image)
             except docker_errors.ImageNotFound as error:
-                raise LabUnavailable(f"the image {image} is not there; `make lab` makes it") from error
+                target = "freeswitch" if "freeswitch" in image else "lab"
+                raise LabUnavailable(f"the image {image} is not there; `make {target}` makes it") from error
 
     def other_owner(self) -> str | None:
         """The state folder of somebody else's lab on this engine, or None."""

@@ -98,7 +98,8 @@ def set_variable(name: str, value: str) -> str:
 def call_from_agi(request: AgiRequest, trunk: Trunk, at: datetime) -> Call:
     """The call that a request describes. Every value is bounded; missing ones are empty.
 
-    Query names: ``from``, ``pai`` and ``rpid`` are URIs or name-addrs, ``div`` one or more Diversion values,
+    Query names: ``from`` is a URI or name-addr as pjsip prints it, its escapes decoded once (``CHANNEL(pjsip,
+    remote_uri)``); ``pai`` and ``rpid`` are as they were on the wire, ``div`` one or more Diversion values,
     ``callee`` the dialled extension, ``offer`` the Content-Type of the INVITE's body.
     """
     query = request.query
@@ -113,8 +114,8 @@ def call_from_agi(request: AgiRequest, trunk: Trunk, at: datetime) -> Call:
         cli=caller_user(text("from", 400)) if "from" in query else text("cli"),
         callee=text("callee"),
         display_name=text("name", 80),
-        asserted=asserted_user(text("pai"), text("rpid")),
-        diverted_by=diverted_by(text("div", 400)),
+        asserted=asserted_user(text("pai"), text("rpid"), raw=True),
+        diverted_by=diverted_by(text("div", 400), raw=True),
         user_agent=text("ua", 100),
         source=text("source", 64),
         has_offer="offer" not in query or _OFFER.search(text("offer", 100)) is not None,

@@ -8,10 +8,10 @@ their own. The first header of a name wins, because ``variable_*`` headers with 
 import re
 from dataclasses import dataclass, field
 from datetime import datetime
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote, unquote_to_bytes
 
 from pbxguard.errors import PeerProtocolError
-from pbxguard.pbx.address import asserted_user, caller_user, diverted_by
+from pbxguard.pbx.address import asserted_user, diverted_by, one_spelling, unread
 from pbxguard.screening.call import Call, Trunk, Verdict
 from pbxguard.screening.treatment import Treatment
 
@@ -24,6 +24,9 @@ MAX_BODY_BYTES = 1024 * 1024
 #: CUSTOM event with which the dialplan asks for a verdict (dialplans/freeswitch/pbxguard.xml).
 SUBCLASS = "pbxguard::screen"
 
+#: CUSTOM event that the guard sends to itself, to see whether events come through.
+ECHO_SUBCLASS = "pbxguard::echo"
+
 #: Version of the event and of the verdict variable.
 VERSION = "1"
 
@@ -35,6 +38,11 @@ VERDICT_VARIABLE = "pbxguard_verdict"
 
 _UUID = re.compile(r"[0-9a-fA-F-]{8,64}")
 _NAME_ADDR = re.compile(r'(?:"(?:[^"\\]|\\.)*"\s*|[^<"]*)<([^>]*)>', re.DOTALL)
+_URI = re.compile(r"sips?:(?:(.*)@)?([^@]*)|tel:(.*)", re.DOTALL | re.IGNORECASE)
+#: What FreeSWITCH takes for the user of a From that has none.
+_NOBODY = "nobody"
+_AFTER_HOST = re.compile(r"(?::[0-9]*)?(?:;.*)?\Z", re.DOTALL)
+_GOES_ON = re.compile(r"[A-Za-z0-9+._-]")
 _LENGTH = re.compile(rb"[0-9]{1,9}")
 
 
@@ -144,6 +152,16 @@ def command(*words: str) -> bytes:
     return line.encode() + b"\n\n"
 
 
+def send_event(name: str, **headers: str) -> bytes:
+    """The command that fires an event; an underscore in a header's name stands for a hyphen.
+
+    Raises:
+        ValueError: A value holds a line end.
+    """
+    lines = [f"sendevent {name}", *(f"{key.replace('_', '-')}: {value}" for key, value in headers.items())]
+    return b"".join(command(line)[:-1] for line in lines) + b"\n"
+
+
 def channel_uuid(event: dict[str, str]) -> str:
     """The channel of an event.
 
@@ -156,13 +174,31 @@ def channel_uuid(event: dict[str, str]) -> str:
     return uuid
 
 
-def _from_uri(sender: str) -> str:
-    """The URI of a From value as FreeSWITCH prints it, in brackets: without display name and parameters.
+def _caller(event: dict[str, str]) -> str:
+    """The user part of From's URI, without display name and parameters, which may hold another one in quotes.
 
-    Both may hold another URI in quotes (RFC 3261 section 25.1), and the telephone shows the number of this one.
+    FreeSWITCH does not encode a ``%`` that the caller wrote, so an encoded quote or bracket of his cannot be told
+    from a real one. What is read here must therefore be what FreeSWITCH's own parser found before that: its user,
+    which it cuts at the first character that is odd, and its host.
     """
+    sender = event.get("variable_sip_full_from", "")
     found = _NAME_ADDR.match(sender)
-    return f"<{found[1] if found else sender.partition(';')[0]}>"
+    uri = (found[1] if found else sender.partition(";")[0])[-200:]
+    parts = _URI.fullmatch(uri)
+    if parts is None:
+        return unread(f"<{uri}>")
+    user, host, tel = parts.groups("")
+    if not tel and event.get("variable_sip_from_host", "") != _AFTER_HOST.sub("", host):
+        return unread(f"<{uri}>")
+    user, known = user or tel, event.get("variable_sip_from_user", "")
+    if not user and known in ("", _NOBODY):
+        return ""
+    # The parameters in its user are those that it may leave out of the whole.
+    known = known.partition(";")[0]
+    # Decoded once or, where FreeSWITCH has decoded it before the event did, twice.
+    if not any(text.startswith(known) and not _GOES_ON.match(text, len(known)) for text in (user, unquote(user))):
+        return unread(f"<{uri}>")
+    return one_spelling(user)
 
 
 def call_from_esl(event: dict[str, str], trunk: Trunk, at: datetime) -> Call:
@@ -180,15 +216,15 @@ def call_from_esl(event: dict[str, str], trunk: Trunk, at: datetime) -> Call:
         at=at,
         trunk=trunk,
         # Not sip_from_user: FreeSWITCH decodes it and cuts it at the first odd character.
-        cli=caller_user(_from_uri(event.get("variable_sip_full_from", ""))[-200:]),
+        cli=_caller(event),
         callee=text("variable_sip_req_user", 64),
-        display_name=text("variable_sip_from_display", 80),
+        display_name=text("variable_sip_from_display", 64),
         asserted=asserted_user(
             event.get("variable_sip_P-Asserted-Identity", "")[-200:],
             event.get("variable_sip_Remote-Party-ID", "")[-200:],
         ),
         diverted_by=diverted_by(diversion),
-        user_agent=text("variable_sip_user_agent", 100),
+        user_agent=text("variable_sip_user_agent", 60),
         source=f"{text('variable_sip_received_ip', 45)}:{text('variable_sip_received_port', 5)}",
         has_offer=bool(event.get("variable_switch_r_sdp")),
     )

@@ -6,9 +6,10 @@ it, wait for ever on a peer that closes or is silent, and pass line ends on into
 """
 
 import signal
-import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ import structlog
 from gevent.event import AsyncResult, Event
 from gevent.lock import BoundedSemaphore
 from gevent.pool import Group
-from gevent.socket import create_connection
+from gevent.socket import IPPROTO_TCP, TCP_NODELAY, create_connection
 from greenswitch import esl as greenswitch
 
 from pbxguard.config import FreeswitchSettings, Settings
@@ -35,6 +36,14 @@ _MOST_CALLS = 2000
 #: Seconds from one heartbeat to the next, and for how long one holds.
 _HEARTBEAT_S = 1.0
 _HEARTBEAT_VALID_S = 3
+
+#: For how long events are taken after the dialplan was told that we leave, seconds: those that were on their way.
+_LAST_CALLS_S = 0.1
+
+#: The most that the end waits for FreeSWITCH to take back the heartbeat, and for the calls under way, seconds. The
+#: supervisor waits 10 s.
+_GOODBYE_S = 0.5
+_DRAIN_S = 8.0
 
 #: Seconds until a connection is tried again; the last one repeats.
 _BACK_OFF = (0.2, 0.5, 1.0, 2.0, 5.0)
@@ -75,6 +84,8 @@ class Connection(greenswitch.InboundESL):  # type: ignore[misc]
             sock.close()
             raise ServiceUnavailable(f"{where}: {self.why}")
         sock.settimeout(None)
+        # Commands are small and follow one another: Nagle's algorithm would hold each back for the one before.
+        sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
         self.sock = sock
         self.connected = True
         self._receive_events_greenlet = gevent.spawn(self.receive_events)
@@ -101,7 +112,10 @@ class Connection(greenswitch.InboundESL):  # type: ignore[misc]
             CallerGone: The connection ended first.
             gevent.Timeout: No reply in time; the connection is closed, since replies would be out of step.
         """
-        data = esl.command(*words)
+        return self.ask(esl.command(*words))
+
+    def ask(self, data: bytes) -> esl.Frame:
+        """The same for a command that is bytes already."""
         reply = AsyncResult()
         with gevent.Timeout(self.timeout) as limit:
             try:
@@ -177,7 +191,12 @@ class Freeswitch:
         name: Of the FreeSWITCH in the settings.
         guard: Decides.
         settings: For its address and the trunks.
-        changed: Called when a connection is made or lost.
+        changed: Called when a connection is made, fails or is lost.
+
+    Attributes:
+        connected: The connection is there, and the dialplan has been told to wait for verdicts.
+        why: What is wrong while it is not.
+        refused: Events that were left to the dialplan because too many calls were under way.
     """
 
     def __init__(self, name: str, guard: Guard, settings: Settings, changed: Callable[[], None]) -> None:
@@ -188,8 +207,12 @@ class Freeswitch:
         self.where = settings.freeswitch[name]
         self.capabilities = replace(FREESWITCH, contact_url=settings.contact_url)
         self.connected = Event()
+        self.why = "not yet tried"
+        self.refused = 0
         self._calls = Group()
         self._connection: Connection | None = None
+        self._leaving = False
+        self._echoed = Event()
         self._stop = Event()
 
     def run(self) -> None:
@@ -206,58 +229,101 @@ class Freeswitch:
                 tries = 0 if self._serve(connection) else tries
                 why = connection.why
             connection.close("not served")
+            self._is(None, why)
             pause = _BACK_OFF[min(tries, len(_BACK_OFF) - 1)]
             if tries < len(_BACK_OFF) and not self._stop.is_set():
                 log.warning("no event socket", freeswitch=self.name, why=why, again_in_s=pause)
             tries += 1
             self._stop.wait(pause)
 
+    def _is(self, connection: Connection | None, why: str = "") -> None:
+        """Note whether it serves, and tell."""
+        self.why = why
+        if connection is None:
+            self.connected.clear()
+        else:
+            self.connected.set()
+        self._changed()
+
     def _log_in(self, connection: Connection) -> None:
         connection.connect()
-        reply = connection.send("event", "plain", "CUSTOM", esl.SUBCLASS).headers.get("reply-text", "")
+        subclasses = (esl.SUBCLASS, esl.ECHO_SUBCLASS)
+        reply = connection.send("event", "plain", "CUSTOM", *subclasses).headers.get("reply-text", "")
         if not reply.startswith("+OK"):
             raise ServiceUnavailable(f"FreeSWITCH refuses the screening events: {reply[:80]!r}")
+        # mod_sofia starts its presence thread at the first presence event of its life, and holds up all events for
+        # half a second then: as long as the calls wait. So it gets one before the first call. It is of no account,
+        # since it names nobody.
+        connection.ask(esl.send_event("PRESENCE_PROBE"))
+        self._echoed.clear()
+        connection.ask(esl.send_event("CUSTOM", Event_Subclass=esl.ECHO_SUBCLASS))
+        gevent.wait((self._echoed, connection.ended), timeout=connection.timeout, count=1)
+        if not self._echoed.is_set() and not connection.ended.is_set():
+            raise ServiceUnavailable("FreeSWITCH takes events and does not deliver them")
 
     def _serve(self, connection: Connection) -> bool:
-        """Until the connection ends; whether a heartbeat came through."""
-        self.connected.set()
-        self._changed()
-        log.info("serving FreeSWITCH", freeswitch=self.name, host=self.where.host, port=self.where.port)
-        alive = self._beat(connection)
-        self.connected.clear()
-        self._changed()
-        return alive
+        """Until the connection ends, keep the heartbeat; whether one came through.
 
-    def _beat(self, connection: Connection) -> bool:
-        """Until the connection ends, tell the dialplan that it may wait for us, on FreeSWITCH's own clock."""
+        Only then do we serve: the dialplan waits for nobody whose heartbeat it has not.
+        """
         alive = False
         while not connection.ended.is_set():
             try:
-                now = connection.send("api", "strepoch").body.decode("ascii", "replace").strip()
-                if now.isdigit():
-                    until = str(int(now) + _HEARTBEAT_VALID_S)
-                    connection.send("api", "global_setvar", f"{esl.HEARTBEAT_VARIABLE}={until}")
+                self._beat(connection)
+            except (PbxguardError, gevent.Timeout) as error:
+                connection.close(str(error) if isinstance(error, PeerProtocolError) else "no heartbeat")
+            else:
+                if not alive:
                     alive = True
-            except (PbxguardError, gevent.Timeout):
-                connection.close("no heartbeat")
+                    self._is(connection)
+                    log.info("serving FreeSWITCH", freeswitch=self.name, host=self.where.host, port=self.where.port)
             connection.ended.wait(_HEARTBEAT_S)
         return alive
 
+    def _beat(self, connection: Connection) -> None:
+        """Tell the dialplan until when it may wait for us, on FreeSWITCH's own clock."""
+        now = connection.send("api", "strepoch").body.decode("ascii", "replace").strip()
+        if not now.isdigit():
+            raise PeerProtocolError("FreeSWITCH does not tell its time (strepoch)")
+        if not self._leaving:
+            until = str(int(now) + _HEARTBEAT_VALID_S)
+            connection.send("api", "global_setvar", f"{esl.HEARTBEAT_VARIABLE}={until}")
+
     def stop(self) -> None:
-        """Take no new calls, let those under way finish, disconnect."""
+        """Take the heartbeat back, then take no new calls, let those under way finish, disconnect.
+
+        The first so that no later call waits for a guard that has left. All of it has limits.
+        """
+        self._leaving = True
+        connection = self._connection
+        if connection is not None and self.connected.is_set():
+            with gevent.Timeout(_GOODBYE_S, exception=False), suppress(CallerGone):
+                connection.send("api", "global_setvar", f"{esl.HEARTBEAT_VARIABLE}=0")
+                connection.ended.wait(_LAST_CALLS_S)
         self._stop.set()
-        self._calls.join(timeout=2)
+        # A decision and its two commands have limits of their own.
+        self._calls.join(timeout=_DRAIN_S)
         if self._connection is not None:
             self._connection.close("stopping")
 
     def _asked(self, event: dict[str, str]) -> None:
-        if event.get("Event-Subclass") != esl.SUBCLASS or self._stop.is_set():
+        subclass = event.get("Event-Subclass")
+        if subclass == esl.ECHO_SUBCLASS:
+            self._echoed.set()
+        if subclass != esl.SUBCLASS or self._stop.is_set():
             return
         # The reader must not wait here: the calls under way wait for the replies that it reads.
         if len(self._calls) < _MOST_CALLS:
             self._calls.spawn(self._screen, event)
-        else:
-            log.warning("too many calls at once; the dialplan's failure policy has this one", freeswitch=self.name)
+            return
+        self.refused += 1
+        if self.refused in (1, 10, 100) or self.refused % 1000 == 0:
+            log.warning(
+                "too many calls at once; the dialplan's failure policy has this one",
+                freeswitch=self.name,
+                limit=_MOST_CALLS,
+                refused=self.refused,
+            )
 
     def _screen(self, event: dict[str, str]) -> None:
         """Answer one call: one decision, its variables, the end of its wait."""
@@ -292,17 +358,19 @@ class Freeswitch:
         return esl.call_from_esl(event, trunk, self.guard.clock())
 
     def _decide(self, call: Call) -> Decided:
-        started = time.perf_counter_ns()
-        pool = gevent.get_hub().threadpool
-        limit = self.settings.guard.deadline_ms / 1000
-        decided: Decided | None = None
-        # SQLite is asked in a native thread: a stalled disk must not stall the loop.
-        with gevent.Timeout(limit, exception=False):
-            decided = pool.apply(self.guard.decide, (call, self.capabilities))
-        if decided is None:
-            decided = self.guard.late(call, self.capabilities, started)
-        self.guard.record(decided)
-        return decided
+        return self.guard.decide_within(call, self.capabilities, _wait)
+
+
+def _wait(decision: "Future[Decided]", seconds: float) -> None:
+    """Wait for a worker thread's result without holding up the loop.
+
+    The guard's workers rather than gevent's own threads: those grow from none while calls come in, and their queue
+    has no end. ``run_callback_threadsafe`` is the one thing of the loop that another thread may touch.
+    """
+    done = Event()
+    loop = gevent.get_hub().loop
+    decision.add_done_callback(lambda _: loop.run_callback_threadsafe(done.set))
+    done.wait(seconds)
 
 
 def serve(guard: Guard, settings: Settings, teller: health.Teller) -> None:
@@ -310,7 +378,7 @@ def serve(guard: Guard, settings: Settings, teller: health.Teller) -> None:
     switches: list[Freeswitch] = []
 
     def changed() -> None:
-        away = [switch.name for switch in switches if not switch.connected.is_set()]
+        away = [f"{switch.name} ({switch.why})" for switch in switches if not switch.connected.is_set()]
         teller.say(f"not connected: {', '.join(away)}" if away else "connected to every FreeSWITCH", ready=not away)
 
     switches += [Freeswitch(name, guard, settings, changed) for name in settings.freeswitch]
@@ -320,6 +388,5 @@ def serve(guard: Guard, settings: Settings, teller: health.Teller) -> None:
         gevent.signal_handler(number, stop.set)
     greenlets = [gevent.spawn(switch.run) for switch in switches]
     stop.wait()
-    for switch in switches:
-        switch.stop()
+    gevent.joinall([gevent.spawn(switch.stop) for switch in switches])
     gevent.joinall(greenlets, timeout=3)

@@ -16,7 +16,14 @@ from pbxguard.store import Store
 Z0 = "13957100001"
 HK = "+85261234567"
 CHECK = ("check", "--from", HK, "--to", Z0, "--trunk", "intl")
-COMMANDS = [("subscribers", "show"), ("registry", "show", Z0), ("lists", "show"), ("privacy", "show"), ("explain", "c1"), CHECK]
+COMMANDS = [
+    ("subscribers", "show"),
+    ("registry", "show", Z0),
+    ("lists", "show"),
+    ("privacy", "show"),
+    ("explain", "c1"),
+    CHECK,
+]
 
 
 def every_command(group=pbxguard, *path):

@@ -8,12 +8,13 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from pbxguard.lab.bench import big, rows
-from pbxguard.lab.bench.__main__ import main
+from pbxguard.lab.bench import big, calls, rows
+from pbxguard.lab.bench.__main__ import Bench, main
 from pbxguard.lab.bench.calls import Search, quantile
 from pbxguard.lab.bench.decide import listed_number, measure, subscriber_number
 from pbxguard.lab.bench.load import Load, read_statistics
-from pbxguard.lab.bench.rig import CALLEE, Rig
+from pbxguard.lab.bench.pbx import CALLEE, Asterisk, Freeswitch
+from pbxguard.lab.bench.rig import NoImage, Rig
 from pbxguard.screening.call import Subscriber
 from pbxguard.screening.lists import Action, ListEntry
 from pbxguard.store import Store
@@ -58,10 +59,12 @@ def test_held_means_no_failure_and_next_to_no_retransmission(tmp_path, well, ret
     assert read_statistics(file, CALLEE, 1000).held is held
 
 
-@pytest.mark.parametrize("limit", [160, 700, 1234, 2300])
-def test_search_ends_at_the_limit(limit):
+@pytest.mark.parametrize("pbx", [Asterisk(), Freeswitch()], ids=lambda pbx: pbx.kind)
+@pytest.mark.parametrize("share", [0.07, 0.3, 0.5, 0.95])
+def test_search_ends_at_the_limit(pbx, share):
     """Six rounds of bisection leave less than 5 % between what is held and what is not."""
-    search = Search(CALLEE)
+    limit = share * pbx.rates[1]
+    search = Search(CALLEE, *pbx.rates)
     for _ in range(6):
         rate = search.next_rate
         search.learn(load(rate, held=rate <= limit))
@@ -74,6 +77,64 @@ def test_quantile_is_by_nearest_rank():
     values = range(1, 101)
     assert (quantile(values, 0.5), quantile(values, 0.99)) == (51, 100)
     assert quantile([], 0.5) == float("inf")
+
+
+def searched(path, low):
+    """A search that has ended at *low*."""
+    return Search(path, low, low * 1.04)
+
+
+@pytest.mark.parametrize(
+    ("pbx", "name"),
+    [(Asterisk(), "AstDB DB_EXISTS"), (Freeswitch(), "mod_blacklist")],
+    ids=["asterisk", "freeswitch"],
+)
+def test_the_ratio_is_that_of_the_guard_and_its_rival(pbx, name):
+    """Calls/s held by the guard over those of what an operator has already; every path's own figure beside it."""
+    held = {pbx.bare: 500, pbx.rival[0]: 400, CALLEE: 380}
+    found = calls.rate_rows(pbx, {path: searched(path, low) for path, low in held.items()})
+    assert found[0].what == f"calls/s held with a screened reject, {pbx.title}"
+    assert name in found[0].against
+    assert (found[0].goal, found[0].value, found[0].met) == (">= 0.9", 0.95, True)
+    assert [row.value for row in found[1:]] == [500, 400, 380]
+
+
+@pytest.mark.parametrize(
+    ("pbx", "judged"),
+    [(Asterisk(), [("<= 2", False), ("<= 10", True)]), (Freeswitch(), [("", None), ("<= 30", True)])],
+    ids=["asterisk", "freeswitch"],
+)
+def test_added_delay_is_judged_by_the_goals_of_the_pbx(pbx, judged):
+    """Asterisk has goals for p50 and p99, FreeSWITCH for p99; its p50 is a figure."""
+    found = calls.delay_result(pbx, [6.0] * 100, [1.0] * 100)
+    assert [(row.goal, row.met) for row in found] == judged
+    assert [row.value for row in found] == [5, 5]
+
+
+@pytest.mark.parametrize("part", ["a", "b", "c"])
+def test_a_goal_that_cannot_be_measured_has_the_same_name(part):
+    """A row without a value can be told to be the one that another machine has with a value."""
+    pbx = Freeswitch()
+    if part == "a":
+        measured = calls.rate_rows(pbx, {path: searched(path, 300) for path in pbx.paths})
+    elif part == "c":
+        measured = calls.delay_result(pbx, [2.0], [1.0])
+    else:
+        measured = [calls.overload_row(pbx, CALLEE, load(600, held=True), 400)]
+    wanted = {(row.what, row.against, row.goal, row.unit) for row in measured if row.goal}
+    found = calls.goals(pbx, part, "no image")
+    assert {(row.what, row.against, row.goal, row.unit) for row in found} == wanted
+    assert {(row.value, row.met, row.why) for row in found} == {(None, None, "no image")}
+
+
+def test_a_machine_without_freeswitch_has_not_failed():
+    """Its goals become rows that name the remedy, the run counts as complete, and Asterisk is still to come."""
+    pbxs = [Freeswitch(), Asterisk()]
+    bench = Bench(["cpu", "c", "a", "b"], pbxs)
+    bench.leave_out(pbxs[0], "tag an image")
+    assert [row.why for row in bench.rows] == ["tag an image"] * 3
+    assert bench.left == ["cpu asterisk", "c asterisk", "a asterisk", "b asterisk"]
+    assert bench.incomplete is False
 
 
 def test_goals_are_judged_both_ways():
@@ -137,6 +198,11 @@ def test_unknown_part_is_a_usage_error():
     assert "the parts are" in result.output
 
 
+def test_unknown_pbx_is_a_usage_error():
+    """`--pbx` is asterisk, freeswitch or both."""
+    assert CliRunner().invoke(main, ["--pbx", "kamailio"]).exit_code == 2
+
+
 def test_without_an_engine_the_rows_say_why(tmp_path, monkeypatch):
     """No Docker engine: exit 3, the JSON is written, and each row of the calls has the reason."""
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
@@ -146,23 +212,31 @@ def test_without_an_engine_the_rows_say_why(tmp_path, monkeypatch):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 3, done.stderr
     assert "Traceback" not in done.stderr
-    [row] = [row for row in json.loads(output.read_text())["rows"] if row["what"] == "added post-dial delay"]
-    assert row["value"] is None
-    assert "no Docker engine answers" in row["why"]
+    found = {row["what"]: row for row in json.loads(output.read_text())["rows"]}
+    for title in ("Asterisk", "FreeSWITCH"):
+        row = found[f"added post-dial delay, {title}"]
+        assert row["value"] is None
+        assert "no Docker engine answers" in row["why"]
 
 
 @pytest.mark.lab
-def test_a_load_is_refused_by_each_path_and_nothing_stays(tmp_path):
+@pytest.mark.parametrize("make", [Asterisk, Freeswitch], ids=["asterisk", "freeswitch"])
+def test_a_load_is_refused_by_each_path_and_nothing_stays(tmp_path, make):
     """The PBX of the bench refuses every call on all three paths, the guard's CPU is seen, and all is removed."""
     from pbxguard.lab.bench.load import place
-    from pbxguard.lab.bench.rig import PATHS, BenchEngine
+    from pbxguard.lab.bench.rig import BenchEngine
 
-    with Rig(tmp_path / "calls") as rig:
-        for path in PATHS:
-            found = place(rig, path, 20, 2, answers=True)
-            assert (found.calls, found.failed) == (40, 0), path
-            assert len(found.answers_ms) == 40
-        assert rig.cpu()["handler"] > 0
+    pbx = make()
+    try:
+        with Rig(tmp_path / "calls", pbx) as rig:
+            for path in pbx.paths:
+                found = place(rig, path, 20, 2, answers=True)
+                assert (found.calls, found.failed) == (40, 0), path
+                assert len(found.answers_ms) == 40
+                rig.settle()
+            assert rig.cpu()["handler"] > 0
+    except NoImage as error:
+        pytest.skip(f"bench of FreeSWITCH: {error}")
     assert rig.handler.pid is None
     engine = BenchEngine(tmp_path / "calls")
     try:

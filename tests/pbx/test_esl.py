@@ -44,7 +44,12 @@ def event(name: str) -> dict[str, str]:
 
 
 def heard(**headers: str) -> Call:
-    """The recorded plain call with other headers; ``_`` stands for ``-`` in no name that is used here."""
+    """The recorded plain call with other headers; ``_`` stands for ``-`` in no name that is used here.
+
+    What FreeSWITCH's own parser found in another From has to be given along: its ``user`` and ``host``.
+    """
+    headers = {{"user": "variable_sip_from_user", "host": "variable_sip_from_host"}.get(name, name): value
+               for name, value in headers.items()}  # fmt: skip
     return esl.call_from_esl(event("screen") | headers, INTL, NOW)
 
 
@@ -206,7 +211,7 @@ def test_hostile_caller_writes_no_header() -> None:
 def test_hostile_caller_has_an_invalid_number() -> None:
     """The hostile From user is what the policy sees, whole, and it is refused as no number."""
     call = esl.call_from_esl(event("hostile"), INTL, NOW)
-    assert call.cli == "1\nCaller-Caller-ID-Number: 911"
+    assert call.cli == "1%0aCaller-Caller-ID-Number:%20911"
     assert call.display_name == "x\u2028Caller-Caller-ID-Number: 912\x85Unique-ID: 00000000"
     assert reason(call) is Reason.CLI_INVALID
 
@@ -260,7 +265,33 @@ def test_from_without_brackets() -> None:
 )
 def test_forms_of_from(sender: str, cli: str) -> None:
     """Each form of From that FreeSWITCH prints gives the user part of its one URI."""
-    assert heard(variable_sip_full_from=sender).cli == cli
+    host = {"anonymous": "anonymous.invalid", "": "198.18.9.21"}.get(cli, "h")
+    assert heard(variable_sip_full_from=sender, user=cli, host=host).cli == cli
+
+
+@pytest.mark.parametrize(
+    ("sender", "user", "host"),
+    [
+        ('"a" <sip:13800138000@h>" <sip:5@h>;tag=1', "5", "h"),  # "a%22 <sip:...>" <sip:5@h>
+        ('"a" <sip:5123@h>" <sip:5@h>;tag=1', "5", "h"),
+        ('"a" <tel:13800138000>" <sip:5@h>;tag=1', "5", "h"),
+        ('"a" <sip:h>" <sip:5@h>;tag=1', "5", "h"),
+        ('"a" <sip:13800138000@h>" <sip:h>;tag=1', "", "h"),
+        ("<sip:1>@h>;tag=1", "1", "h"),  # <sip:1%3E@h>
+        ("<sip:13800138000@x>@h>;tag=1", "13800138000", "h"),
+        ("<sip:13800138000@x@h>;tag=1", "13800138000", "h"),  # ...%40x@h
+        ("<sip:5@h;x=@y>;tag=1", "5", "h"),
+        ("<sip:5@h>;tag=1", "5", ""),
+        ("<sip:5@h>;tag=1", "6", "h"),
+    ],
+)
+def test_escapes_that_look_like_the_frame_of_an_address(sender: str, user: str, host: str) -> None:
+    """A quote, bracket or @ that the caller wrote as an escape names no other number: what cannot be told is refused.
+
+    FreeSWITCH hands such an escape on as it would encode the sign itself; its own parser saw the real one.
+    """
+    call = heard(variable_sip_full_from=sender, user=user, host=host)
+    assert reason(call) is Reason.CLI_INVALID
 
 
 @pytest.mark.parametrize(
@@ -326,6 +357,14 @@ def test_command_refuses_line_ends(end: str) -> None:
     """A line end in a word would be a second command (G13)."""
     with pytest.raises(ValueError, match="line end"):
         esl.command("api", f"uuid_break x{end}{end}bgapi fsctl shutdown")
+
+
+def test_send_event() -> None:
+    """An event is its name and headers, a line each; a line end in one is refused."""
+    assert esl.send_event("PRESENCE_PROBE") == b"sendevent PRESENCE_PROBE\n\n"
+    assert esl.send_event("CUSTOM", Event_Subclass="a::b") == b"sendevent CUSTOM\nEvent-Subclass: a::b\n\n"
+    with pytest.raises(ValueError, match="line end"):
+        esl.send_event("CUSTOM", Event_Subclass="a\n\nbgapi shutdown")
 
 
 def test_block_variables() -> None:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pbxguard.errors import LabUnavailable
-from pbxguard.lab.bench.rig import LOAD_ADDRESS, PBX_ADDRESS, Rig
+from pbxguard.lab.bench.pbx import CLI, LOAD_ADDRESS, PBX_ADDRESS
+from pbxguard.lab.bench.rig import Rig
 
 #: Share of calls that may need a retransmission in a rate that counts as held: a single lost packet is no overload.
 TOLERATED = 0.001
@@ -49,7 +50,7 @@ def place(rig: Rig, path: str, rate: float, seconds: float, *, answers: bool = F
 
     Args:
         rig: The PBX and who calls it.
-        path: Extension that is called, one of ``rig.PATHS``.
+        path: Extension that is called, one of ``rig.pbx.paths``.
         rate: Calls a second.
         seconds: How long calls are placed; answers are waited for up to ``DRAIN_S`` longer.
         answers: Keep the time of each answer.
@@ -62,7 +63,8 @@ def place(rig: Rig, path: str, rate: float, seconds: float, *, answers: bool = F
     calls = max(1, round(rate * seconds))
     limit = seconds + DRAIN_S
     command = (
-        "sipp", f"{PBX_ADDRESS}:5060", "-sf", "/bench/refused.xml", "-s", path, "-i", str(LOAD_ADDRESS),
+        "sipp", f"{PBX_ADDRESS}:5060", "-sf", "/bench/refused.xml", "-key", "cli", CLI, "-s", path,
+        "-i", str(LOAD_ADDRESS),
         "-r", f"{rate:.0f}", "-m", str(calls), "-l", "20000", "-nostdin", "-buff_size", "4194304",
         "-timeout", f"{limit:.0f}", "-deadcall_wait", "0",
         "-trace_stat", "-stf", "/output/stat.csv", "-fd", "1",

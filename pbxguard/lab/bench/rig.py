@@ -1,19 +1,17 @@
 """The PBX under load: a network, two containers and a handler of the bench's own, beside any lab that is up.
 
-Knows how to start and remove them, and what each costs in CPU. SIPp runs in the second container, from the same
-image as the PBX. Does not know what is measured.
+Knows how to start and remove them, and what each costs in CPU. SIPp runs in the second container, from the image of
+Asterisk. Does not know what is measured.
 """
 
 import os
 import shutil
 from collections.abc import Mapping
-from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, Self
 
-from pbxguard import prompts
 from pbxguard.errors import LabUnavailable
-from pbxguard.lab.actors import render
+from pbxguard.lab.bench.pbx import CALLEE, LOAD, LOAD_ADDRESS, NETWORK, PBX, Pbx
 from pbxguard.lab.engine import Container, Engine
 from pbxguard.lab.handler import Handler
 from pbxguard.lab.topology import LABEL
@@ -23,20 +21,8 @@ from pbxguard.resources import DIALPLANS
 from pbxguard.screening.call import Subscriber
 from pbxguard.store import Store
 
-NETWORK = IPv4Network("198.18.8.0/24")
-GUARD = (str(NETWORK[1]), 4573)
-PBX_ADDRESS, LOAD_ADDRESS = NETWORK[10], NETWORK[20]
-PBX, LOAD = "pbxguard-bench", "pbxguard-bench-load"
-
-#: A caller from Hong Kong and a subscriber of a province where such calls are off unless asked for.
-CLI, CALLEE = "+85261234567", "13957100001"
-
-#: Extension of the PBX -> what it does with the call.
-PATHS = {
-    "hangup": "Hangup only",
-    "astdb": "AstDB DB_EXISTS",
-    CALLEE: "pbxguard",
-}
+#: What SIPp does.
+SCENARIOS = Path(__file__).parents[1] / "etc" / "bench-load"
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -66,23 +52,31 @@ class BenchEngine(Engine):
         return removed
 
 
+class NoImage(LabUnavailable):
+    """The PBX is one that this machine need not have."""
+
+
 class Rig:
     """Everything that a load needs; a context manager that leaves nothing behind, whatever happens in it.
 
     Args:
         folder: For state, configuration and what SIPp writes; emptied first.
+        pbx: The one that is called.
 
     Raises:
+        NoImage: No image of an optional PBX.
         LabUnavailable: No engine, no image, or the addresses are taken.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, pbx: Pbx) -> None:
         self.folder = folder
+        self.pbx = pbx
         self.state = folder / "state"
         self.output = folder / "output"
         self._engine = BenchEngine(folder)
         self._config = folder / "pbxguard.toml"
-        self.handler = Handler(folder, GUARD, self._config)
+        address, secret = pbx.handler
+        self.handler = Handler(folder, address, self._config, pbx.kind, secret)
         self._pbx_pid = 0
 
     def __enter__(self) -> Self:
@@ -100,25 +94,30 @@ class Rig:
         """Run a command in the container that makes the load; exit code and output."""
         return self._engine.run(LOAD, *command, timeout=timeout)
 
-    def cli(self, command: str) -> str:
-        """What Asterisk's command line answers."""
-        return self._engine.run(PBX, "asterisk", "-rx", command)[1]
-
     def cpu(self) -> Mapping[str, float]:
         """Seconds of CPU that PBX and handler have used, user and system."""
         return {"pbx": _cpu_seconds(self._pbx_pid), "handler": _cpu_seconds(self.handler.pid)}
 
     def settle(self, limit: float = 20) -> None:
         """Wait until the PBX has no call left."""
-        wait_until(
-            lambda: "\n0 active channels" in "\n" + self.cli("core show channels count"), limit,
-            "the PBX to end its calls", every=0.25,
-        )  # fmt: skip
+        wait_until(lambda: self.pbx.idle(self._ask), limit, f"{self.pbx.title} to end its calls", every=0.25)
 
     # -- helpers -------------------------------------------------------------------------------------------
 
-    def _start(self) -> None:
+    def _ask(self, *command: str) -> str:
+        return self._engine.run(PBX, *command)[1]
+
+    def _require_images(self) -> None:
         self._engine.require_image(ASTERISK_IMAGE)
+        if not self.pbx.optional:
+            return
+        try:
+            self._engine.require_image(self.pbx.image)
+        except LabUnavailable as error:
+            raise NoImage(f"no image {self.pbx.image}; tag one of FreeSWITCH 1.10.12 or later so") from error
+
+    def _start(self) -> None:
+        self._require_images()
         self._remove_leftovers()
         shutil.rmtree(self.folder, ignore_errors=True)
         for made in (self.state, self.output):
@@ -128,25 +127,18 @@ class Rig:
         self._config.write_text(_SETTINGS, encoding="utf-8")
         with Store.open(self.state / "pbxguard.db") as store:
             store.add_subscriber(Subscriber(CALLEE, "cm", "zhejiang", "zh"))
-        shutil.copytree(DIALPLANS / "asterisk", self.folder / "dialplan")
-        values = {
-            "ami": "no", "secret": "-", "rtp_first": "10000", "rtp_last": "29999", "cli": CLI,
-            "guard": f"{GUARD[0]}:{GUARD[1]}", "load_address": str(LOAD_ADDRESS),
-        }  # fmt: skip
-        etc = render(self.folder / "etc", "bench", values)
+        dialplan = self.folder / "dialplan"
+        shutil.copytree(DIALPLANS / self.pbx.kind, dialplan)
+        pbx = self.pbx.container(self.folder / "etc", dialplan)
         self._engine.network(PBX, NETWORK, internal=True)
-        self.handler.start(self.state)
+        self._engine.start(pbx)
         self._engine.start(
-            Container(PBX, ASTERISK_IMAGE, {PBX: PBX_ADDRESS},
-                      {etc: "/etc/asterisk", self.folder / "dialplan": "/etc/pbxguard",
-                       prompts.prompt_dir(None): "/var/lib/pbxguard/prompts"})
-        )  # fmt: skip
-        self._engine.start(
-            Container(LOAD, ASTERISK_IMAGE, {PBX: LOAD_ADDRESS}, {etc: "/bench", self.output: "/output:rw"},
+            Container(LOAD, ASTERISK_IMAGE, {PBX: LOAD_ADDRESS}, {SCENARIOS: "/bench", self.output: "/output:rw"},
                       command=("sleep", "infinity"))
         )  # fmt: skip
-        wait_until(lambda: "fully booted" in self.cli("core waitfullybooted"), 30, "the PBX of the bench to start")
-        self.cli(f"database put blacklist {CLI} 1")
+        wait_until(lambda: self.pbx.up(self._ask), 30, f"{self.pbx.title} to start")
+        self.pbx.prepare(self._ask)
+        self.handler.start(self.state)
         self._pbx_pid = _child_of(self._engine.pid(PBX))
 
     def _remove_leftovers(self) -> None:
