@@ -34,7 +34,9 @@ class Placing:
         hang_up_after: Seconds until the caller gives up (CANCEL when not answered), or None.
         offer: False: an INVITE without SDP (SIPp).
         raw: True: SIPp sends ``cli`` exactly as it is; Asterisk would escape it.
-        headers: More headers of the INVITE (SIPp only).
+        headers: More headers of the INVITE (SIPp only); a value may hold the line end and the blank of a folded line.
+        session: Session name of the SDP, as it is (SIPp only).
+        sdp: Put behind the last line of the SDP, as it is (SIPp only).
     """
 
     id: str
@@ -47,11 +49,13 @@ class Placing:
     offer: bool = True
     raw: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
+    session: str = ""
+    sdp: str = ""
 
     @property
     def by_sipp(self) -> bool:
         """Whether the INVITE is one that no Asterisk sends."""
-        return self.raw or not self.offer or bool(self.headers)
+        return self.raw or not self.offer or bool(self.headers) or bool(self.session + self.sdp)
 
 
 class Callers:
@@ -104,7 +108,7 @@ class Callers:
         port = 20000 + int(call.id[:4], 16) % 5000 * 2
         command = (
             "sipp", "-sf", f"{_SIPP_FOLDER}/{name}", "-m", "1", "-p", str(port), "-mp", str(port + 12000),
-            "-nostdin", "-timeout", f"{int(limit)}s", "-timeout_error", "-s", call.callee,
+            "-nostdin", "-timeout", f"{int(limit)}s", "-timeout_error", "-s", call.callee, *_sipp_keys(call),
             f"{topology.PBX_CARRIER}:{topology.SIP_PORT}",
         )  # fmt: skip
         await asyncio.to_thread(self._engine.put, container, _SIPP_FOLDER, {name: scenario.encode()})
@@ -204,20 +208,28 @@ class _Ami:
                 ended.set_exception(LabUnavailable("the AMI connection broke while a call was under way"))
 
 
+def _sipp_keys(call: Placing) -> tuple[str, ...]:
+    """Text that SIPp puts in as it is: in a scenario it would take blanks out and read brackets."""
+    more = "\r\n".join(f"{name}: {value}" for name, value in call.headers.items())
+    return ("-key", "more", more, "-key", "session", call.session or "lab", "-key", "sdp", call.sdp)
+
+
 def _sipp_scenario(call: Placing) -> str:
     """A SIPp client: INVITE exactly as asked, any provisional, then a refusal (ACK) or an answer (ACK, BYE)."""
     if call.offer:
         body = (
             "Content-Type: application/sdp\nContent-Length: [len]\n\n"
-            "v=0\no=lab 1 1 IN IP4 [local_ip]\ns=lab\nc=IN IP4 [media_ip]\nt=0 0\n"
-            "m=audio [media_port] RTP/AVP 8 0\na=rtpmap:8 PCMA/8000\na=rtpmap:0 PCMU/8000\n"
+            "v=0\no=lab 1 1 IN IP4 [local_ip]\ns=[session]\nc=IN IP4 [media_ip]\nt=0 0\n"
+            "m=audio [media_port] RTP/AVP 8 0\na=rtpmap:8 PCMA/8000\na=rtpmap:0 PCMU/8000\na=sendrecv[sdp]\n"
         )
     else:
         body = "Content-Length: 0\n"
-    more = "".join(f"{name}: {value}\n" for name, value in call.headers.items())
+    more = "[more]\n" if call.headers else ""
     display = f'"{call.display_name}" ' if call.display_name else ""
     sender = f"From: {display}<sip:{call.cli}@[local_ip]>;tag=[call_number]\n"
-    via = "Via: SIP/2.0/UDP [local_ip]:[local_port];branch=[branch]\n"
+    # SIPp's branch is its process id and a count, alike in several containers; PJSIP tells transactions apart by the
+    # branch alone, without sent-by (RFC 3261 section 17.2.3), and would take this INVITE for another's again.
+    via = f"Via: SIP/2.0/UDP [local_ip]:[local_port];branch=[branch]-{call.id}\n"
     rest = "Call-ID: [call_id]\nMax-Forwards: 70\n"
     start = "sip:[service]@[remote_ip]:[remote_port] SIP/2.0\n"
     invite = (

@@ -218,8 +218,13 @@ def run(app: App, names: tuple[str, ...], pbx: str, jobs: int, scenarios: Path, 
     started, and taken down afterwards; one of the other PBX has to be taken down first.
     """
     chosen = load(scenarios, names)
+    kinds = ("asterisk", "freeswitch") if pbx == "both" else (pbx,)
+    for kind in kinds:
+        # Not after minutes of calls on the other one.
+        with _world(app, kind) as world:
+            world.require_images()
     results = []
-    for kind in ("asterisk", "freeswitch") if pbx == "both" else (pbx,):
+    for kind in kinds:
         with _world(app, kind) as world, world.busy(alone=True):
             was_up = world.is_up()
             try:
@@ -228,11 +233,12 @@ def run(app: App, names: tuple[str, ...], pbx: str, jobs: int, scenarios: Path, 
             finally:
                 if not was_up:
                     world.down()
-    if len(results) > 1:
-        _side_by_side(results)
-    for result in results[:-1]:
-        _show(result, app)
-    _finish(results[-1], app, failed=sum(result.failed for result in results))
+    if len(results) == 1:
+        _finish(results[0], app)
+    _side_by_side(results)
+    for result in results:
+        _summary(result)
+    sys.exit(1 if any(result.failed for result in results) else 0)
 
 
 @lab.command()
@@ -325,14 +331,20 @@ def _side_by_side(results: Sequence[Run]) -> None:
     """The results of the PBXs beside each other; a difference is declared by the adapter or a failure."""
     rows = []
     for calls in zip(*(result.calls for result in results), strict=True):
-        cells = [f"{'✓' if c.passed else '✗'} {c.observed.verdict} {c.observed.sip_status}" for c in calls]
-        rows.append((calls[0].title, *cells))
-    show_table(("call", *(result.pbx for result in results)), rows)
+        first = calls[0].call
+        cells = [
+            f"{'✓' if c.passed else '✗'} {c.observed.verdict} ({c.observed.reason}), {report.heard_words(c)}"
+            for c in calls
+        ]
+        rows.append((calls[0].title, first.cli or "(none)", first.trunk, *cells))
+    if not out.is_terminal:
+        out.width = 190
+    show_table(("call", "from", "trunk", *(result.pbx for result in results)), rows)
 
 
-def _finish(result: Run, app: App, failed: int | None = None) -> NoReturn:
+def _finish(result: Run, app: App) -> NoReturn:
     _show(result, app)
-    sys.exit(1 if (result.failed if failed is None else failed) else 0)
+    sys.exit(1 if result.failed else 0)
 
 
 def _show(result: Run, app: App) -> None:
@@ -348,11 +360,16 @@ def _show(result: Run, app: App) -> None:
         cells[5] = f"[{colours.get(row[5], 'white')}]{cells[5]}[/]"
         table.add_row(*cells)
     out.print(table)
+    _summary(result)
+
+
+def _summary(result: Run) -> None:
+    """Every fault, and one line about the run."""
     for call in result.calls:
         for fault in call.faults:
-            out.print(f"[red]✗[/] {escape(call.title)}: {escape(printable(fault))}")
+            out.print(f"[red]✗[/] {result.pbx}: {escape(call.title)}: {escape(printable(fault))}")
     out.print(
-        f"{result.passed} calls as expected, {result.failed} not, in {result.seconds:.0f} s. "
+        f"{result.pbx}: {result.passed} calls as expected, {result.failed} not, in {result.seconds:.0f} s. "
         f"Evidence (wire, audio, decisions): {result.folder}/report.html",
         markup=False,
     )

@@ -37,6 +37,7 @@ class Observed:
         prompt_score: How well it matched, 0 to 1: the least of its languages.
         languages: Languages in which it was heard, in order.
         other_score: The best score of any other prompt: what a wrong prompt would get.
+        cli: The CLI as the guard recorded it.
         recorded: The guard recorded a decision about the call.
         two_way_audio: Each marker reached the other side.
         heard_by_caller: How well the callee's marker reached the caller, 0 to 1.
@@ -54,6 +55,7 @@ class Observed:
     post_dial_ms: float | None
     labels: tuple[str, ...] = ()
     cli_class: str = ""
+    cli: str = ""
     display: str = ""
     early_media: bool = False
     recorded: bool = False
@@ -141,6 +143,7 @@ def observe(legs: Legs, decision: DecisionRow | None, prompt_dir: Path) -> Obser
         post_dial_ms=None if caller.post_dial_ms is None else round(caller.post_dial_ms, 1),
         labels=tuple(decision.labels) if decision else (),
         cli_class=decision.cli_class if decision else "",
+        cli=decision.cli_raw if decision else "",
         display=_display(legs.callee),
         early_media=any(p.status == 183 and p.has_sdp for p in caller.provisionals),
         languages=tuple(entry[1] for entry in spoken),
@@ -160,7 +163,7 @@ def faults(expected: Expect, observed: Observed, *, wanted_languages: tuple[str,
         want, got = getattr(expected, name), getattr(observed, name)
         if want != got:
             wrong.append(f"{name}: expected {want}, observed {got}")
-    for name in ("labels", "two_way_audio", "cli_class"):
+    for name in ("labels", "two_way_audio", "cli_class", "cli"):
         want, got = getattr(expected, name), getattr(observed, name)
         if want is not None and want != got:
             wrong.append(f"{name}: expected {want}, observed {got}")

@@ -26,12 +26,16 @@ class Handler:
         pbx: ``asterisk`` or ``freeswitch``.
         secret: Password of the event socket.
         config: The site's settings file, or None for the lab's own.
+
+    Attributes:
+        program: What is started; tests put one that counts what it holds.
     """
 
     def __init__(
         self, folder: Path, address: tuple[str, int], config: Path | None, pbx: str = "asterisk", secret: str = ""
     ) -> None:
         self.address = address
+        self.program: tuple[str, ...] = (sys.executable, "-m", "pbxguard")
         self._pbx = pbx
         self._secret = secret
         self._config = config
@@ -73,7 +77,7 @@ class Handler:
             raise LabUnavailable(
                 f"another program listens on {host}:{port}; stop it, or set [asterisk] port in the settings"
             )
-        command = [sys.executable, "-m", "pbxguard"]
+        command = [*self.program]
         if self._config is not None:
             command += ["--config", str(self._config)]
         command += [

@@ -115,6 +115,8 @@ class Stage:
             offer=step.offer,
             raw=step.raw,
             headers=step.headers,
+            session=step.session,
+            sdp=step.sdp,
         )
         captures = self.world.root / "captures"
         # A telephone takes one call at a time; a second one would be busy, whatever the verdict.

@@ -53,7 +53,14 @@ class Given(_Part):
 
 
 class CallStep(_Part):
-    """The call; ``callee`` is a number or the name of one of the lab's telephones."""
+    """The call; ``callee`` is a number or the name of one of the lab's telephones.
+
+    Attributes:
+        raw: The CLI and the display name stand in From exactly as they are.
+        headers: More headers of the INVITE.
+        session: Session name of the offer, exactly as it is.
+        sdp: Put behind the last line of the offer, exactly as it is.
+    """
 
     cli: str
     callee: str
@@ -63,6 +70,8 @@ class CallStep(_Part):
     offer: bool = True
     raw: bool = False
     headers: dict[str, str] = {}
+    session: str = ""
+    sdp: str = ""
 
     @property
     def number(self) -> str:
@@ -82,6 +91,7 @@ class Expect(_Part):
         max_post_dial_ms: The first answer of the PBX (not 100) came within this time.
         two_way_audio: Each side's marker reached the other.
         cli_class: Number class of the CLI.
+        cli: The CLI as the guard recorded it, cut at 200 characters.
     """
 
     verdict: Literal["allow", "block", "failed"]
@@ -96,6 +106,7 @@ class Expect(_Part):
     max_post_dial_ms: float | None = None
     two_way_audio: bool | None = None
     cli_class: str | None = None
+    cli: str | None = None
 
 
 class Step(_Part):

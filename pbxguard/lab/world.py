@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -90,13 +91,13 @@ class World:
                     f"another lab is up on this engine (state {other}); "
                     f"take it down first: PBXGUARD_STATE={other} pbxguard lab down"
                 )
-            for image in (ASTERISK_IMAGE, SOFTPHONE_IMAGE):
-                self.engine.require_image(image)
-            if self.pbx == "freeswitch":
-                self.engine.require_image(FREESWITCH_IMAGE)
-                if listen:
-                    raise LabUnavailable("--listen is for the Asterisk lab; leave out --pbx freeswitch")
-            (self.root / "pbx-kind").write_text(self.pbx)
+            kind = self.root / "pbx-kind"
+            if self.is_up() and kind.is_file() and (up := kind.read_text()) != self.pbx:
+                raise LabUnavailable(f"this lab is up with {up}; take it down first: pbxguard lab down")
+            self.require_images()
+            if listen and self.pbx == "freeswitch":
+                raise LabUnavailable("--listen is for the Asterisk lab; leave out --pbx freeswitch")
+            kind.write_text(self.pbx)
             # A lab that is published stays so until it is taken down.
             published = self.root / "listen"
             if listen is None and published.is_file() and self.is_up():
@@ -135,7 +136,8 @@ class World:
             removed = self.engine.remove_all()
             for name in ("pbx", *(c.name for c in CALLERS), *(p.name for p in PHONES), "captures"):
                 shutil.rmtree(self.root / name, ignore_errors=True)
-            (self.root / "listen").unlink(missing_ok=True)
+            for kept in ("listen", "pbx-kind"):
+                (self.root / kept).unlink(missing_ok=True)
             return removed + running
 
     @contextmanager
@@ -156,6 +158,12 @@ class World:
             yield
         finally:
             os.close(descriptor)
+
+    def require_images(self) -> None:
+        """Raise when an image that this lab needs is not there."""
+        pbx = (FREESWITCH_IMAGE,) if self.pbx == "freeswitch" else ()
+        for image in (ASTERISK_IMAGE, SOFTPHONE_IMAGE, *pbx):
+            self.engine.require_image(image)
 
     def is_up(self) -> bool:
         """Whether the PBX of this lab runs."""
@@ -192,12 +200,33 @@ class World:
         code, text = self.engine.run(self.container("pbx"), "sh", "-c", shell)
         return text if code == 0 else ""
 
+    def console(self, command: str) -> str:
+        """What the PBX answers to a command of its own console; "" when it does not."""
+        if self.pbx == "freeswitch":
+            return self.fs_cli(command)
+        code, text = self.engine.run(self.container("pbx"), "asterisk", "-rx", command)
+        return text if code == 0 else ""
+
     def version(self) -> str:
         """Which PBX answers, and its version."""
-        if self.pbx == "freeswitch":
-            return self.fs_cli("version").strip().splitlines()[0] if self.fs_cli("version").strip() else ""
-        code, text = self.engine.run(self.container("pbx"), "asterisk", "-rx", "core show version")
-        return text.strip().splitlines()[0] if code == 0 and text.strip() else ""
+        said = self.console("version" if self.pbx == "freeswitch" else "core show version").strip()
+        return said.splitlines()[0] if said else ""
+
+    def channels(self) -> int | None:
+        """How many channels the PBX has, or None while it does not answer."""
+        command = "show channels count" if self.pbx == "freeswitch" else "core show channels count"
+        found = re.search(r"^(\d+) (?:active channels?|total)", self.console(command), re.MULTILINE)
+        return int(found[1]) if found else None
+
+    def restart_pbx(self) -> None:
+        """Restart the PBX as its operator would, and wait until it takes calls; handler and telephones stay.
+
+        Calls that are under way end.
+        """
+        self.engine.restart(self.container("pbx"))
+        wait_until(self._booted, 30, "the PBX to start again")
+        if self.watcher != self.container("pbx"):
+            self.engine.restart(self.watcher)  # it would go on watching the network of the old one
 
     def status(self) -> list[Row]:
         """Every actor, its address and whether it runs (telephones: whether it is registered)."""
@@ -322,7 +351,7 @@ class World:
                 self.container(caller.name),
                 ASTERISK_IMAGE,
                 {_CARRIER: caller.address},
-                shared | {folders[caller.name]: "/etc/asterisk"},
+                shared | {folders[caller.name]: "/etc/asterisk", self.root / "captures": "/captures:rw"},
             )
             for caller in CALLERS
         ]

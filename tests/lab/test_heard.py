@@ -126,7 +126,7 @@ def test_prompt_in_noise_after_ringback():
     assert found.start_s == pytest.approx(3.5, abs=0.001)
 
 
-@pytest.mark.parametrize("slip", [80, 160, 320])
+@pytest.mark.parametrize("slip", [80, 160, 320, 480, 640])
 def test_slipped_timing(slip):
     """A player that pauses for 10, 20 or 40 ms in the middle of a prompt played it whole all the same."""
     samples = REFERENCES["zh/guard_failed"]
