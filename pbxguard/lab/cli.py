@@ -31,6 +31,7 @@ from pbxguard.lab.evidence import Evidence
 from pbxguard.lab.run import Run, Stage, run_name, run_scenarios
 from pbxguard.lab.scenario import CallStep, Scenario, load
 from pbxguard.lab.topology import PHONES
+from pbxguard.lab.vectors import scenarios as pack_vectors
 from pbxguard.lab.world import World
 from pbxguard.resources import SCENARIOS
 
@@ -208,16 +209,21 @@ async def _one_call(world: World, step: CallStep, folder: Path) -> Evidence:
 @click.option("--jobs", default=12, show_default=True, type=click.IntRange(1, 16), help="Calls at once.")
 @click.option("--scenarios", type=click.Path(path_type=Path, exists=True, file_okay=False), default=SCENARIOS,
               help="Folder of scenario files.")  # fmt: skip
+@click.option("--vectors", is_flag=True, help="The voice vectors of the country pack instead of scenario files.")
 @_evidence
 @pass_app
 @reported
-def run(app: App, names: tuple[str, ...], pbx: str, jobs: int, scenarios: Path, evidence: Path) -> None:
+def run(
+    app: App, names: tuple[str, ...], pbx: str, jobs: int, scenarios: Path, evidence: Path, *, vectors: bool
+) -> None:
     """Place the calls of scenarios and compare with what is expected; exit code 1 when one differs.
 
     The scenarios have a state of their own; your lists and registry stay as they are. A lab that is not up is
     started, and taken down afterwards; one of the other PBX has to be taken down first.
     """
-    chosen = load(scenarios, names)
+    if vectors and names:
+        raise click.UsageError("--vectors takes all of the pack's vectors; leave out the scenario names")
+    chosen = pack_vectors(app.settings) if vectors else load(scenarios, names)
     kinds = ("asterisk", "freeswitch") if pbx == "both" else (pbx,)
     for kind in kinds:
         # Not after minutes of calls on the other one.

@@ -129,8 +129,8 @@ def test_file_that_is_no_database(run, state, words, content, says) -> None:
     [
         ("subscribers", "add", Z0, "--operator", "cm", "--province", "zhejiang"),
         ("registry", "open", Z0),
-        ("lists", "privacy", "add", "130*"),
-        ("lists", "privacy", "remove", "130*"),
+        ("lists", "add", "130*"),
+        ("lists", "remove", "130*"),
     ],
     ids=lambda words: " ".join(words[:2]),
 )
@@ -172,8 +172,8 @@ def test_database_elsewhere(run, tmp_path) -> None:
 def test_reader_that_goes_away(program, run, tmp_path) -> None:
     """A reader that has had enough (`| head -1`) is no error: nothing on standard error, exit code 0."""
     (tmp_path / "list.csv").write_text("pattern\n" + "".join(f"{13000000000 + n}\n" for n in range(20_000)))
-    run("lists", "privacy", "import", "list.csv")
-    exporting = program("lists", "privacy", "export")
+    run("lists", "import", "list.csv")
+    exporting = program("lists", "export")
     assert exporting.stdout.readline().startswith(b"pattern,")
     exporting.stdout.close()
     assert exporting.stderr.read() == b""
@@ -181,7 +181,7 @@ def test_reader_that_goes_away(program, run, tmp_path) -> None:
     exporting.stderr.close()
 
 
-@pytest.mark.parametrize("words", [("lists", "privacy", "export"), (*CHECK, "--json"), ("subscribers", "export")])
+@pytest.mark.parametrize("words", [("lists", "export"), (*CHECK, "--json"), ("subscribers", "export")])
 def test_full_disk_under_the_output(program, words) -> None:
     """Output that cannot be written is one line and exit code 3."""
     with Path("/dev/full").open("wb") as full:

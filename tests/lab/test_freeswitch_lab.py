@@ -13,6 +13,7 @@ import pytest
 
 from pbxguard.config import Settings
 from pbxguard.errors import LabUnavailable
+from pbxguard.lab import vectors
 from pbxguard.lab.run import Run, run_scenarios
 from pbxguard.lab.scenario import load
 from pbxguard.lab.world import FREESWITCH_IMAGE, World
@@ -20,6 +21,7 @@ from pbxguard.screening.treatment import ASTERISK, FREESWITCH, refusal
 
 SCENARIOS = load(Path(__file__).parents[1] / "scenarios")
 STEPS = [(scenario.name, number) for scenario in SCENARIOS for number in range(len(scenario.step))]
+VECTORS = vectors.scenarios(Settings())
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
@@ -53,6 +55,20 @@ def _run(switch: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_call_goes_as_on_asterisk(run: Run, name: str, number: int) -> None:
     """The call has the verdict, prompt, labels and audio that it has on Asterisk, and its declared status."""
     call = [c for c in run.calls if c.scenario == name][number]
+
+    assert call.faults == ()
+
+
+@pytest.fixture(name="vector_run", scope="module")
+def _vector_run(switch: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The voice vectors of the CN pack on FreeSWITCH, placed once."""
+    return asyncio.run(run_scenarios(switch, VECTORS, tmp_path_factory.mktemp("fs-vectors")))
+
+
+@pytest.mark.parametrize("title", [step.title for scenario in VECTORS for step in scenario.step])
+def test_vector_goes_as_on_asterisk(vector_run: Run, title: str) -> None:
+    """A voice vector of the pack has its verdict and prompt on FreeSWITCH too, and its declared status."""
+    (call,) = [c for c in vector_run.calls if c.title == title]
 
     assert call.faults == ()
 

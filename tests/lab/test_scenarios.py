@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pbxguard import prompts
-from pbxguard.lab import evidence, report
+from pbxguard.config import Settings
+from pbxguard.lab import evidence, report, vectors
 from pbxguard.lab.evidence import Evidence
 from pbxguard.lab.run import Run, run_scenarios
 from pbxguard.lab.scenario import load
@@ -16,6 +17,8 @@ from pbxguard.lab.world import World
 
 SCENARIOS = load(Path(__file__).parents[1] / "scenarios")
 STEPS = [(scenario.name, number, step) for scenario in SCENARIOS for number, step in enumerate(scenario.step)]
+
+VECTORS = vectors.scenarios(Settings())
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
@@ -43,6 +46,23 @@ def test_call_goes_as_expected(run: Run, name: str, number: int, title: str) -> 
     call = [c for c in run.calls if c.scenario == name][number]
 
     assert call.title == title
+    assert call.faults == ()
+
+
+@pytest.fixture(name="vector_run", scope="session")
+def _vector_run(world: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The voice vectors of the CN pack, placed once."""
+    return asyncio.run(run_scenarios(world, VECTORS, tmp_path_factory.mktemp("vectors")))
+
+
+@pytest.mark.parametrize("title", [step.title for scenario in VECTORS for step in scenario.step])
+def test_vector_goes_as_the_pack_says(vector_run: Run, title: str) -> None:
+    """A voice vector of the pack, placed as a real call, has its class, verdict, reason and status on the wire.
+
+    A connected one is heard both ways, a refused one hears the prompt of its reason.
+    """
+    (call,) = [c for c in vector_run.calls if c.title == title]
+
     assert call.faults == ()
 
 
