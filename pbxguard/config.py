@@ -129,7 +129,7 @@ LAB_SCREENING = ScreeningSettings(accept_unverified=LAB_ACCEPTED)
 #: The trunks of the lab, which apply where a site declares none.
 LAB_TRUNKS: dict[str, TrunkSettings] = {
     "intl": TrunkSettings(kind="intl_gateway"),
-    "natl": TrunkSettings(kind="national"),
+    "natl": TrunkSettings(kind="national", trusted=True),
     "ent": TrunkSettings(kind="enterprise", fail="closed", allocated=("0571865543*", "95201*")),
     "goip1": TrunkSettings(kind="sim_gateway"),
 }

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from pbxguard import prompts
@@ -24,7 +25,7 @@ from pbxguard.lab.waiting import wait_for
 from pbxguard.lab.wire import Capture
 from pbxguard.lab.world import World
 from pbxguard.packs import load as load_pack
-from pbxguard.screening.lists import NOTES, Action, ListEntry
+from pbxguard.screening.lists import NOTES, Action, ListEntry, normalise_pattern
 from pbxguard.screening.numbering import home_key
 from pbxguard.screening.privacy import Binding
 from pbxguard.screening.registry import CallClass, ConsentEvent, Verb
@@ -191,11 +192,13 @@ class Stage:
             for entry in given.lists:
                 owner = _number(entry.subscriber) if entry.subscriber else ""
                 name = entry.list or ("own" if owner else "system")
-                pattern = entry.pattern if entry.pattern.endswith("*") else home_key(entry.pattern, self.pack)
+                pattern = normalise_pattern(entry.pattern, partial(home_key, pack=self.pack), tags=self.pack.tags)
                 if entry.action == "note":
                     for other in NOTES - {name}:  # the notes of an earlier call of this CLI
                         store.remove_entry("", pattern, other)
-                store.add_entry(ListEntry(owner, pattern, Action(entry.action), name, source="scenario"))
+                store.add_entry(
+                    ListEntry(owner, pattern, Action(entry.action), name, source="scenario", retained=entry.retained)
+                )
             store.bind(
                 Binding(
                     x=home_key(each.x, self.pack),

@@ -23,12 +23,13 @@ class ConsentGiven(_Part):
 
 
 class EntryGiven(_Part):
-    """A list entry before the call."""
+    """A list entry before the call; ``retained`` as in a list file."""
 
     pattern: str
     action: Literal["allow", "block", "note"] = "block"
     subscriber: str | None = None
     list: str | None = None
+    retained: bool = False
 
 
 class BindingGiven(_Part):
