@@ -36,6 +36,9 @@ HEARTBEAT_VARIABLE = "pbxguard_until"
 #: The channel variable that the dialplan branches on.
 VERDICT_VARIABLE = "pbxguard_verdict"
 
+#: The channel variable that the dialplan sets when it no longer waits for a verdict.
+GIVEN_UP_VARIABLE = "pbxguard_given_up"
+
 _UUID = re.compile(r"[0-9a-fA-F-]{8,64}")
 _NAME_ADDR = re.compile(r'(?:"(?:[^"\\]|\\.)*"\s*|[^<"]*)<([^>]*)>', re.DOTALL)
 _URI = re.compile(r"sips?:(?:(.*)@)?([^@]*)|tel:(.*)", re.DOTALL | re.IGNORECASE)
@@ -64,8 +67,8 @@ class Frame:
         return self.headers.get("content-type", "")
 
     def event(self) -> dict[str, str]:
-        """The headers of the event that a ``text/event-plain`` frame carries, by name as FreeSWITCH writes it."""
-        return parse_headers(self.body.partition(b"\n\n")[0], fold=False)
+        """What we read of the event that a ``text/event-plain`` frame carries, by name as FreeSWITCH writes it."""
+        return parse_headers(self.body.partition(b"\n\n")[0], fold=False, wanted=_WANTED)
 
 
 @dataclass(slots=True)
@@ -122,17 +125,29 @@ def _length(text: str | None) -> int:
     return int(text)
 
 
-def parse_headers(block: bytes, *, fold: bool = True) -> dict[str, str]:
+#: The headers of an event that are read. It has more than a hundred, and decoding them all is a quarter of what a
+#: call costs the handler.
+_WANTED = frozenset(
+    b"""Event-Name Event-Subclass Pbxguard-Version Unique-ID variable_pbxguard_trunk
+    variable_sip_P-Asserted-Identity variable_sip_Remote-Party-ID variable_sip_h_Diversion variable_sip_call_id
+    variable_sip_full_from variable_sip_from_host variable_sip_from_user variable_sip_from_display
+    variable_sip_req_user variable_sip_user_agent variable_sip_received_ip variable_sip_received_port
+    variable_switch_r_sdp""".split()
+)
+
+
+def parse_headers(block: bytes, *, fold: bool = True, wanted: frozenset[bytes] | None = None) -> dict[str, str]:
     """Read a header block: lines first, then each value percent-decoded; the first of a name wins.
 
     Args:
         block: Without the empty line.
         fold: Names in lower case.
+        wanted: Read these alone, by name as it was sent.
     """
     found: dict[str, str] = {}
     for line in block.split(b"\n"):
         name, colon, value = line.partition(b":")
-        if not colon:
+        if not colon or (wanted is not None and name not in wanted):
             continue
         key = name.strip().decode("utf-8", "replace")
         text = unquote_to_bytes(value.strip()).decode("utf-8", "replace")
@@ -160,6 +175,19 @@ def send_event(name: str, **headers: str) -> bytes:
     """
     lines = [f"sendevent {name}", *(f"{key.replace('_', '-')}: {value}" for key, value in headers.items())]
     return b"".join(command(line)[:-1] for line in lines) + b"\n"
+
+
+def release(uuid: str) -> bytes:
+    """The command that ends a channel's wait for the verdict, and nothing else that it may be at by now.
+
+    FreeSWITCH looks first (``current_application`` is of its core's making): a verdict that is late must not cut
+    short a prompt, nor a pause of the user's own dialplan. Elsewhere ``uuid_break`` gets no channel's name.
+
+    Args:
+        uuid: As ``channel_uuid`` read it; it is put into an expression.
+    """
+    now, given_up = (f"${{uuid_getvar({uuid} {name})}}" for name in ("current_application", GIVEN_UP_VARIABLE))
+    return command("api", "expand", "uuid_break", f"${{cond('{now}{given_up}' == 'sleep_undef_' ? {uuid} : none)}}")
 
 
 def channel_uuid(event: dict[str, str]) -> str:

@@ -37,6 +37,11 @@ _MOST_CALLS = 2000
 _HEARTBEAT_S = 1.0
 _HEARTBEAT_VALID_S = 3
 
+#: Seconds between two empty lines. FreeSWITCH 1.10 looks for events to send every 20 ms, or when something comes in
+#: (mod_event_socket, read_packet), and the waiting dialplan looks for the verdict every 20 ms too: with both, a call
+#: in a hundred would wait for more than 40. At idle they cost 0.4 % of a core there and 1.2 % here.
+_NUDGE_S = 0.005
+
 #: For how long events are taken after the dialplan was told that we leave, seconds: those that were on their way.
 _LAST_CALLS_S = 0.1
 
@@ -112,20 +117,20 @@ class Connection(greenswitch.InboundESL):  # type: ignore[misc]
             CallerGone: The connection ended first.
             gevent.Timeout: No reply in time; the connection is closed, since replies would be out of step.
         """
-        return self.ask(esl.command(*words))
+        return self.ask(esl.command(*words))[0]
 
-    def ask(self, data: bytes) -> esl.Frame:
-        """The same for a command that is bytes already."""
-        reply = AsyncResult()
+    def ask(self, *commands: bytes) -> list[esl.Frame]:
+        """The same for commands that are bytes already; FreeSWITCH runs them one after the other."""
+        replies = [AsyncResult() for _ in commands]
         with gevent.Timeout(self.timeout) as limit:
             try:
                 # A full socket makes sendall wait: no other command may come between.
                 with self._writing:
                     if not self.connected:
                         raise CallerGone(self.why or "not connected")
-                    self._replies.append(reply)
-                    self.sock.sendall(data)
-                answer: esl.Frame = reply.get()
+                    self._replies += replies
+                    self.sock.sendall(b"".join(commands))
+                return [reply.get() for reply in replies]
             except OSError as error:
                 self.close(f"cannot send: {error.strerror or error}")
                 raise CallerGone(self.why) from error
@@ -133,7 +138,15 @@ class Connection(greenswitch.InboundESL):  # type: ignore[misc]
                 if late is limit:
                     self.close("no reply in time")
                 raise
-        return answer
+
+    def nudge(self) -> None:
+        """Send empty lines until the connection ends: FreeSWITCH skips them, and looks for events to send."""
+        while not self.ended.wait(_NUDGE_S):
+            try:
+                with self._writing:
+                    self.sock.sendall(b"\n")
+            except OSError as error:
+                self.close(f"cannot send: {error.strerror or error}")
 
     def receive_events(self) -> None:
         """Read until the peer closes or breaks the protocol, then fail everything that waits."""
@@ -266,6 +279,7 @@ class Freeswitch:
 
         Only then do we serve: the dialplan waits for nobody whose heartbeat it has not.
         """
+        gevent.spawn(connection.nudge)
         alive = False
         while not connection.ended.is_set():
             try:
@@ -335,12 +349,10 @@ class Freeswitch:
             decided = self._decide(self._call(event))
             values = esl.verdict_variables(decided.verdict, decided.treatment)
             packed = ";".join(f"{key}={value}" for key, value in values.items())
-            # One after the other on one connection: the wait ends only when the variables are there.
-            set_ = connection.send("api", "uuid_setvar_multi", uuid, packed).body
-            if set_.startswith(b"-ERR No such channel"):
+            # In one piece, but one after the other: the wait ends only when the variables are there.
+            set_, _ = connection.ask(esl.command("api", "uuid_setvar_multi", uuid, packed), esl.release(uuid))
+            if set_.body.startswith(b"-ERR No such channel"):
                 log.debug("caller gone", freeswitch=self.name)
-                return
-            connection.send("api", "uuid_break", uuid)
         except PeerProtocolError as error:
             log.warning("screening event refused", freeswitch=self.name, why=str(error))
         except (CallerGone, gevent.Timeout) as error:

@@ -3,6 +3,8 @@
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
+from urllib.parse import quote
+from xml.etree import ElementTree as ET
 
 import pytest
 from hypothesis import given
@@ -15,6 +17,7 @@ from pbxguard.screening import policy
 from pbxguard.screening.call import Allow, Basis, Block, Call, Facts, Label, Reason, Trunk
 from pbxguard.screening.treatment import Treatment
 
+DIALPLAN = Path(__file__).parents[2] / "dialplans" / "freeswitch" / "pbxguard.xml"
 FRAMES = Path(__file__).parents[1] / "frames"
 CN = load("cn")
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
@@ -41,6 +44,12 @@ def recorded(name: str) -> bytes:
 def event(name: str) -> dict[str, str]:
     (frame,) = esl.Reader().feed(recorded(name))
     return frame.event()
+
+
+def all_of(name: str) -> dict[str, str]:
+    """Every header of the event, those too that nobody reads."""
+    (frame,) = esl.Reader().feed(recorded(name))
+    return esl.parse_headers(frame.body.partition(b"\n\n")[0], fold=False)
 
 
 def heard(**headers: str) -> Call:
@@ -121,10 +130,56 @@ def test_body_with_empty_lines_is_one_body() -> None:
 
 def test_body_of_an_event_is_no_header() -> None:
     """What follows the event's empty line is its body, not one more header (G12)."""
-    inner = b"Event-Name: CUSTOM\nEmpty:\nContent-Length: 9\n\nUnique-ID: 1\n"
+    inner = b"Event-Name: CUSTOM\nUnique-ID:\nContent-Length: 9\n\nPbxguard-Version: 1\n"
     data = b"Content-Length: %d\nContent-Type: text/event-plain\n\n%b" % (len(inner), inner)
     (frame,) = esl.Reader().feed(data)
-    assert frame.event() == {"Event-Name": "CUSTOM", "Empty": "", "Content-Length": "9"}
+    assert frame.event() == {"Event-Name": "CUSTOM", "Unique-ID": ""}
+
+
+def test_headers_that_are_parsed_are_those_that_are_read() -> None:
+    """An event has what a call is read from, and of the hundred others nothing."""
+    read = set()
+
+    class Noted(dict[str, str]):
+        def get(self, name: str, other: str = "") -> str:  # type: ignore[override]
+            read.add(name)
+            return super().get(name, other)
+
+    found = Noted(all_of("hostile") | {"variable_sip_Remote-Party-ID": "<sip:1@h>"})
+    esl.call_from_esl(found, INTL, NOW)
+    esl.channel_uuid(found)
+    block = "".join(f"{name}: {quote(value)}\n" for name, value in found.items()).encode()
+    frame = esl.Frame({}, block + b"\n")
+    # The adapter itself reads the other four.
+    own = {"Event-Name", "Event-Subclass", "Pbxguard-Version", "variable_pbxguard_trunk"}
+    assert set(frame.event()) == (read & set(found)) | own
+    assert frame.event() == {name: found[name] for name in frame.event()}
+
+
+def test_dialplan_waits_as_the_release_expects() -> None:
+    """The wait is a ``sleep`` right after the event: an application that starts forgets a break that came before it.
+
+    What the failure branch sets is what the release looks for, and a second screening forgets it.
+    """
+    found = {each.attrib["name"]: each for each in ET.parse(DIALPLAN).iter("extension")}
+    steps = {name: [(a.attrib["application"], a.attrib.get("data", "")) for a in each.iter("action")]
+             for name, each in found.items()}  # fmt: skip
+    assert [application for application, _ in steps["pbxguard-screen"]] == ["event", "sleep", "execute_extension"]
+    ((application, data), *_) = steps["pbxguard-none"]
+    assert (application, f"{esl.GIVEN_UP_VARIABLE}=1" in data.split()) == ("multiset", True)
+    ((application, data),) = steps["pbxguard-forget"]
+    assert {esl.VERDICT_VARIABLE, esl.GIVEN_UP_VARIABLE} <= set(data.split())
+    assert all(f"${{{name}}}" in next(found["pbxguard-forget"].iterfind("condition[2]")).attrib["field"]
+               for name in data.split())  # fmt: skip
+
+
+def test_release() -> None:
+    """The wait's end is FreeSWITCH's to judge: only while it sleeps and has not given up is the channel named."""
+    uuid = "0bb3f4a6-5a0e-4f8f-a0c4-0a5b0a5c7c11"
+    assert esl.release(uuid).decode() == (
+        f"api expand uuid_break ${{cond('${{uuid_getvar({uuid} current_application)}}"
+        f"${{uuid_getvar({uuid} pbxguard_given_up)}}' == 'sleep_undef_' ? {uuid} : none)}}\n\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -190,8 +245,8 @@ def test_changed_recordings(data: st.DataObject) -> None:
 
 def test_hostile_caller_writes_no_header() -> None:
     """From user, display name, X- header and SDP with line ends, as FreeSWITCH encodes them, forge nothing (G1)."""
-    found = event("hostile")
-    plain = event("screen")
+    found = all_of("hostile")
+    plain = all_of("screen")
     assert set(found) - set(plain) == {
         "variable_sip_P-Asserted-Identity",
         "variable_sip_Privacy",
@@ -239,7 +294,7 @@ def test_asserted_and_diverted() -> None:
 
 def test_uri_in_a_parameter_of_from() -> None:
     """The number is that of From's URI, which the telephone shows, not that of a parameter behind it."""
-    found = event("from-parameter")
+    found = all_of("from-parameter")
     assert '"<sip:13800138000@h>"' in found["variable_sip_full_from"]
     assert esl.call_from_esl(found, INTL, NOW).cli == found["Caller-Caller-ID-Number"] == "+85261234567"
 
