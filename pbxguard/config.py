@@ -122,7 +122,7 @@ class ScreeningSettings(_Section):
     rules_off: tuple[_Name, ...] = ()
 
 
-#: The lab's choice, which applies where a site has no [screening].
+#: The lab's choice, which applies where there is no settings file at all.
 LAB_SCREENING = ScreeningSettings(accept_unverified=LAB_ACCEPTED)
 
 
@@ -226,7 +226,8 @@ def _read(path: Path) -> Settings:
     except UnicodeDecodeError as error:
         raise BadConfig(f"{path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from error
     try:
-        settings = Settings.model_validate(tomllib.loads(text))
+        # What the lab accepts without a source is for the lab: a site says itself what it accepts.
+        settings = Settings.model_validate({"screening": {}} | tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise BadConfig(f"{path}: not valid TOML: {error}") from error
     except RecursionError as error:

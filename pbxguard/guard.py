@@ -14,7 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from time import monotonic, perf_counter_ns
+from math import inf
+from time import monotonic, perf_counter_ns, sleep
 from typing import Any, TypeVar
 
 import structlog
@@ -243,7 +244,11 @@ class Guard:
             every.wait(_WARM_UP_S)
 
     def _without_store(self, call: Call, why: str) -> Verdict:
-        """``Failed``, unless the rules that need no store decide: nobody is kept from an emergency number."""
+        """``Failed``, unless the rules that need no store decide: nobody is kept from an emergency number.
+
+        The roaming look-up is in the store, so a national mobile from abroad is of unknown roaming here (unless the
+        trunk's own answer is ``yes``): it is not refused for want of a note that could not be read.
+        """
         try:
             heard = policy.read(call, self.pack)
             return policy.decide_without_facts(call, heard, self.pack, why)
@@ -415,6 +420,12 @@ class _Workers:
 #: How long the end of the program waits for the last decisions to be written, seconds.
 _CLOSING_S = 5.0
 
+#: How long the end waits before it asks a locked database again, seconds.
+_CLOSING_PAUSE_S = 0.2
+
+#: How often a locked database is asked while the guard runs.
+_MOST_ATTEMPTS = 30
+
 #: How long the first decision of a batch waits for others, seconds; *explain* is late by no more.
 _GATHER_S = 0.25
 
@@ -427,6 +438,8 @@ class _Diary:
     _rows: queue.Queue[DecisionRow | None] = field(default_factory=lambda: queue.Queue(20_000))
     _lost: int = 0
     _closing: threading.Event = field(default_factory=threading.Event)
+    _until: float = inf
+    _held: int = 0
 
     def __post_init__(self) -> None:
         self._thread = threading.Thread(target=self._write, name="diary", daemon=True)
@@ -441,15 +454,18 @@ class _Diary:
                 log.warning("decisions not recorded: the database does not keep up", lost=self._lost)
 
     def close(self) -> None:
-        """Write what is left; a database that does not answer costs these records, and does not hold up the end."""
+        """Write what is left; a locked database is asked again until ``_CLOSING_S`` have passed.
+
+        One that does not answer by then costs these records, and does not hold up the end.
+        """
+        self._until = until = monotonic() + _CLOSING_S
         self._closing.set()
-        until = monotonic() + _CLOSING_S
         with suppress(queue.Full):
             self._rows.put(None, timeout=_CLOSING_S)
         self._thread.join(timeout=max(0.0, until - monotonic()))
         if self._thread.is_alive():
             with suppress(OSError):
-                log.error("decisions lost: the database does not answer", rows=self._rows.qsize())
+                log.error("decisions lost: the database does not answer", rows=self._rows.qsize() + self._held)
 
     def _write(self) -> None:
         ending = False
@@ -466,17 +482,31 @@ class _Diary:
             rows = [row for row in batch if row is not None]
             if not rows:
                 continue
+            self._held = len(rows)
             self._keep(rows)
+            self._held = 0
 
     def _keep(self, rows: list[DecisionRow]) -> None:
-        """Write a batch; a large import may hold the database for a while, so a locked one is asked again."""
-        for _ in range(30):
+        """Write a batch; a large import may hold the database for a while, so a locked one is asked again.
+
+        That is 30 times, a second apart; from ``close`` on at shorter intervals, until its time is up.
+        """
+        attempts = 0
+        while True:
             try:
                 self.store.record(rows)
             except PbxguardError as error:
                 log.warning("decisions not recorded yet", rows=len(rows), why=str(error))
-                if self._closing.wait(1.0):
+                attempts += 1
+                if self._closing.is_set():
+                    left = self._until - monotonic()
+                    if left <= 0:
+                        break
+                    sleep(min(_CLOSING_PAUSE_S, left))
+                elif attempts >= _MOST_ATTEMPTS:
                     break
+                else:
+                    self._closing.wait(1.0)
             except Exception:
                 # This thread serves all later calls too, so it goes on without the batch.
                 log.exception("decisions not recorded")

@@ -217,6 +217,18 @@ def test_unknown_choice_lists_near_names(tmp_path: Path, text: str, near: str) -
     assert near in str(error.value)
 
 
+def test_labs_choice_is_not_that_of_a_site(tmp_path: Path) -> None:
+    """A settings file with no [screening] accepts nothing: the start lists, in one line, what to accept and how."""
+    for text in ("", WHOLE, 'pack = "cn"'):
+        settings = config.load(written(tmp_path, text))
+        assert settings.screening.accept_unverified == ()
+        with pytest.raises(BadPack, match=r'add to screening\.accept_unverified: "') as error:
+            packs.load(settings.pack, settings.screening)
+        assert "\n" not in str(error.value)
+    settings = config.load(written(tmp_path, WHOLE + "[screening]\naccept_unverified = ['*']\n"))
+    assert packs.load(settings.pack, settings.screening).id == "cn"
+
+
 def test_unverified_refusal_must_be_accepted(tmp_path: Path) -> None:
     """A pack row that refuses calls without a source names its file and line, and what to write to accept it."""
     settings = config.load(written(tmp_path, "[screening]\naccept_unverified = []"))

@@ -61,8 +61,11 @@ def test_older_identity_header_is_read_only_where_there_is_no_newer_one() -> Non
     steps = steps_of(DIALPLAN)
     read = next(n for n, step in enumerate(steps) if "Remote-Party-ID" in step)
     assert 'GotoIf($["${pai}" != ""]?asserted)' in steps[read - 1]
-    assert "&rpid=${URIENCODE(${REPLACE(x,\\),_)})}" in steps[read + 1]
-    assert steps[read + 2].startswith("same => n(asserted),")
+    assert "Set(LOCAL(pai)=${URIENCODE(${REPLACE(x,\\),_)})})" in steps[read + 1]
+    assert "&rpid=${pai})" in steps[read + 2]
+    assert 'GotoIf($["${pai}" = ""]?diverted)' in steps[read + 3]
+    assert steps[read + 4].startswith("same => n(asserted),Set(LOCAL(x)=${PJSIP_HEADER(read,Privacy)")
+    assert steps[read + 6].startswith("same => n(diverted),")
     assert any("Set(LOCAL(pai)=${URIENCODE(" in step for step in steps), "what stands in the comparison is one word"
 
 
@@ -70,10 +73,30 @@ def test_withheld_cli_is_gone_from_the_channel() -> None:
     """A call that connects without its CLI loses number, name and billing number, and is marked as prohibited."""
     steps = steps_of(DIALPLAN)
     start = next(n for n, step in enumerate(steps) if "n(withhold)" in step)
-    branch = "\n".join(steps[start : start + 4])
-    assert [text for text in ("CALLERID(all)=", "CALLERID(ani-all)=", "CALLERID(pres)=prohib", "Return()")
+    branch = "\n".join(steps[start : start + 6])
+    assert [text for text in ("CALLERID(all)=", "CALLERID(ani-all)=", "CALLERID(pres)=prohib",
+                              "REDIRECTING(from-num-valid)=no", "REDIRECTING(orig-num-valid)=no", "Return()")
             if text not in branch] == []  # fmt: skip
     assert "withhold)" in next(step for step in steps if "?withhold" in step)
+
+
+def test_only_a_callee_that_is_dialled_as_it_is_counts_as_an_emergency() -> None:
+    """FILTER makes 110 of 1x1y0; the dialplan compares the lengths, so that such a callee is none."""
+    steps = steps_of(DIALPLAN)
+    [found] = [n for n, step in enumerate(steps) if "REGEX(" in step and "${emergency}" in step]
+    assert steps[found - 3].endswith("Set(LOCAL(x)=${STACK_PEEK(1,e,1):0:64})")
+    assert "Set(LOCAL(callee)=${FILTER(+0-9," in steps[found - 2]
+    assert steps[found - 1].endswith(
+        "ExecIf($[${LEN(${callee})} != ${LEN(${REPLACE(x,\\),_)})}]?Set(LOCAL(callee)=none))"
+    )
+
+
+def test_the_number_that_was_judged_is_shown() -> None:
+    """Both numbers of the channel, and only where the guard names one."""
+    steps = steps_of(DIALPLAN)
+    first = next(n for n, step in enumerate(steps) if "Set(CALLERID(num)=" in step)
+    assert steps[first - 1] == 'same => n,GotoIf($["${CUT(PBXGUARD_VERDICT,|,10)}" = ""]?pass)'
+    assert steps[first + 1] == "same => n,Set(CALLERID(ani)=${CUT(PBXGUARD_VERDICT,|,10)})"
 
 
 FREESWITCH = ET.parse(ROOT / "dialplans" / "freeswitch" / "pbxguard.xml").getroot()
@@ -96,5 +119,57 @@ def test_freeswitch_does_not_ask_twice() -> None:
 def test_freeswitch_withholds_the_cli_everywhere() -> None:
     """Neither the outgoing INVITE nor a later display update has the number: the caller profile itself changes."""
     done = {(a.attrib["application"], a.attrib["data"]) for a in extensions()["pbxguard-withhold"].iter("action")}
-    assert {("privacy", "full"), ("set_profile_var", "caller_id_number=anonymous"),
-            ("set", "effective_caller_id_number=anonymous")} <= done  # fmt: skip
+    assert {("privacy", "full"), ("set_profile_var", "caller_id_number=anonymous")} <= done
+    (several,) = [data.split() for application, data in done if application == "multiset"]
+    # The second and third: what the caller wrote in headers and in an ISUP body is not copied (mod_sofia.c).
+    assert {
+        "effective_caller_id_number=anonymous",
+        "sip_copy_custom_headers=false",
+        "sip_copy_multipart=false",
+    } <= set(several)
+
+
+def test_freeswitch_shows_the_number_that_was_judged() -> None:
+    """The caller profile itself changes, before the call goes on, and only where the guard names a number."""
+    found = extensions()
+    assert list(found).index("pbxguard-shown") < list(found).index("pbxguard-allow")
+    assert found["pbxguard-shown"].attrib["continue"] == "true"
+    last = found["pbxguard-shown"].findall("condition")[-1]
+    assert last.attrib == {"field": "${pbxguard_number}", "expression": "^.+$"}
+    done = [a.attrib["data"] for a in last.iter("action")]
+    assert [data.partition("=")[0] for data in done[:3]] == ["caller_id_number", "ani", "caller_id_name"]
+    # Names may have blanks: the words of multiset are split at what no value of the guard holds.
+    assert done[3].startswith("^^;sip_cid_type=;effective_caller_id_number=")
+
+
+def freeswitch_fails_open(policy: str) -> bool:
+    """Whether a call without a verdict passes, by the branches of the dialplan."""
+    branch = extensions()["pbxguard-none-open"].findall("condition")[-1]
+    assert branch.attrib["field"] == "${pbxguard_fail}"
+    return re.search(branch.attrib["expression"], policy) is not None
+
+
+@pytest.mark.parametrize(("policy", "is_open"), [("", True), ("open", True), ("Open", True), ("closed", False),
+                                              ("Closed", False), ("opne", False), ("open ", False)])  # fmt: skip
+def test_freeswitch_policy_that_is_mistyped_is_closed(policy: str, is_open: bool) -> None:
+    """Only open lets a call pass, as on Asterisk; what is left over is refused without a condition."""
+    assert freeswitch_fails_open(policy) == is_open
+    assert [c.attrib["field"] for c in extensions()["pbxguard-none-closed"].iter("condition")] == [
+        "destination_number"
+    ]
+
+
+def test_both_dialplans_spare_the_same_callees() -> None:
+    """One regular expression, with a variable on each PBX; FreeSWITCH asks about the callee that the guard judged."""
+    asterisk = re.search(r"Set\(LOCAL\(emergency\)=(\^.*\$)\)\)$", DIALPLAN, re.MULTILINE)
+    assert asterisk is not None
+    inline = dict(
+        action.attrib["data"].split("=", 1)
+        for action in extensions()["pbxguard-none"].iter("action")
+        if action.attrib.get("inline") == "true"
+    )
+    assert inline == {"pbxguard_callee": "${sip_req_user}", "pbxguard_emergency": asterisk[1].replace("\\,", ",")}
+    asked = extensions()["pbxguard-none-emergency"].findall("condition")[-1]
+    assert asked.attrib == {"field": "${pbxguard_callee}", "expression": "${pbxguard_emergency}"}
+    names = list(extensions())
+    assert names.index("pbxguard-none") < names.index("pbxguard-none-emergency") < names.index("pbxguard-none-closed")

@@ -282,7 +282,7 @@ async def test_trouble_is_a_third_outcome(
         ("+85261234567", "110", Allow, Reason.EMERGENCY_CALLEE),
         ("abc", "0571120", Allow, Reason.EMERGENCY_CALLEE),
         ("abc", ZHANG.number, Block, Reason.CLI_INVALID),
-        ("+8613800138000", ZHANG.number, Block, Reason.NATIONAL_CLI_ON_INTL_TRUNK),
+        ("+861065551234", ZHANG.number, Block, Reason.NATIONAL_CLI_ON_INTL_TRUNK),
     ],
 )
 @pytest.mark.parametrize("late", [False, True])
@@ -303,6 +303,26 @@ async def test_rules_that_need_no_store_hold_without_one(
         guard.close()
         assert (type(decided.verdict), decided.verdict.reason) == (kind, reason)
         assert decided.treatment.connect is (kind is Allow)
+
+
+@pytest.mark.parametrize("fail", ["open", "closed"])
+def test_verified_roamer_is_not_blocked_by_a_store_that_fails(store: Store, fail: str) -> None:
+    """A roamer for whom a note vouches is Failed, not refused, while the note cannot be read or comes too late.
+
+    The call goes the way of the trunk's failure policy; the callee is told that the roaming is not verified.
+    """
+    store.add_entry(ListEntry("", "13800138000", Action.NOTE, "roaming_yes"))
+    one = call("+8613800138000", fail=fail)
+    with Broken(store.path) as broken:
+        working, failing = (Guard(each, CN, settings(), recording=False) for each in (store, broken))
+        assert working.decide(one, ASTERISK).verdict.reason == Reason.ROAMER_VERIFIED
+        for found in (failing.decide(one, ASTERISK), working.late(one, ASTERISK, perf_counter_ns())):
+            assert isinstance(found.verdict, Failed)
+            assert found.verdict.labels == (Label.ROAMING_UNKNOWN,)
+            assert found.treatment.connect is (fail == "open")
+            assert found.treatment.display == (CN.display("roaming_unknown", "zh") if fail == "open" else "")
+        working.close()
+        failing.close()
 
 
 async def test_call_after_closing_is_failed(store: Store) -> None:
@@ -395,6 +415,48 @@ def test_closing_writes_what_is_still_to_be_written(store: Store) -> None:
     assert store.count_decisions() == 1200
 
 
+def test_closing_asks_a_locked_database_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that ends while an import holds the database writes its last decisions as soon as that is over."""
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_MS", 20)
+    writer = sqlite3.connect(store.path, isolation_level=None)
+    with Store.open(store.path) as impatient, capture_logs() as logs:
+        guard = Guard(impatient, CN, settings())
+        writer.execute("BEGIN IMMEDIATE")
+        guard.record(decided_call(guard, "c1"))
+        ending = threading.Thread(target=guard.close, daemon=True)
+        ending.start()
+        until(lambda: [line["event"] for line in logs].count("decisions not recorded yet") >= 3, "asked three times")
+        assert ending.is_alive()
+        writer.execute("COMMIT")
+        ending.join(LIMIT)
+        assert not ending.is_alive()
+    writer.close()
+    assert store.decision("c1") is not None
+    assert not [line for line in logs if line["event"].startswith("decisions lost")]
+
+
+def test_closing_gives_a_locked_database_up_in_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that stays locked holds up the end for the time that it has, and the rows lost are counted."""
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_MS", 20)
+    monkeypatch.setattr(guard_module, "_CLOSING_S", 0.5)
+    writer = sqlite3.connect(store.path, isolation_level=None)
+    with Store.open(store.path) as impatient, capture_logs() as logs:
+        guard = Guard(impatient, CN, settings())
+        writer.execute("BEGIN IMMEDIATE")
+        for n in range(3):
+            guard.record(decided_call(guard, f"c{n}"))
+        began = monotonic()
+        guard.close()
+        assert 0.4 < monotonic() - began < LIMIT
+        diary = guard._diary
+        assert diary is not None
+        diary._thread.join(LIMIT)
+    writer.close()
+    lost = [line["rows"] for line in logs if line["event"].startswith("decisions lost")]
+    assert set(lost) == {3}
+    assert store.count_decisions() == 0
+
+
 def test_closing_does_not_wait_for_a_database_that_hangs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the queue of decisions full and the database stuck, close() gives up in time and says what is lost."""
 
@@ -420,9 +482,9 @@ def test_closing_does_not_wait_for_a_database_that_hangs(store: Store, monkeypat
         ending.start()
         ending.join(LIMIT)
         assert not ending.is_alive()
-        assert ("decisions lost: the database does not answer", 20_000) in [
-            (line["event"], line.get("rows")) for line in logs
-        ]
+        lost = [line["rows"] for line in logs if line["event"] == "decisions lost: the database does not answer"]
+        assert lost == [20_000 + diary._held]
+        assert diary._held >= 1
         stuck.released.set()
         diary._thread.join(LIMIT)
 

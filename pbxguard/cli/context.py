@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -82,7 +82,9 @@ class App:
             raise BadConfig(f"trunks.{name}: kind {trunk.kind!r} is not in pack {self.pack.id}; it has {kinds}")
         for pattern in trunk.allocated:
             try:
-                normal = normalise_pattern(pattern, self.key)
+                # An extension is digits of the site's own, which no numbering plan knows.
+                own = self.pack.trunks[trunk.kind].cli == "extension"
+                normal = normalise_pattern(pattern, str, home=self.home) if own else self.pattern(pattern)
             except BadNumber as error:
                 raise BadConfig(f"trunks.{name}: allocated: {error}") from error
             if normal != pattern:
@@ -92,6 +94,15 @@ class App:
     def key(self, number: str) -> str:
         """Home form of a number that the operator typed."""
         return home_key(number, self.pack)
+
+    @property
+    def home(self) -> str:
+        """The country's own code, as foreign numbers are written: ``+86``."""
+        return "+" + self.pack.cc
+
+    def pattern(self, text: str, tags: Collection[str] = ()) -> str:
+        """The stored form of a list pattern that the operator typed; *tags* are those that it may name."""
+        return normalise_pattern(text, self.key, home=self.home, tags=tags)
 
     def moment(self, text: str) -> datetime:
         """An ISO 8601 time as UTC; one without an offset is in the site's zone."""
@@ -109,7 +120,12 @@ class App:
 
     def local(self, at: datetime | None) -> str:
         """A stored time in the site's zone, for people."""
-        return "" if at is None else at.astimezone(ZoneInfo(self.pack.timezone)).strftime("%Y-%m-%d %H:%M:%S")
+        if at is None:
+            return ""
+        # the zone does not have the first or last hours of the calendar: they are shown as they are in UTC
+        with contextlib.suppress(OverflowError):
+            at = at.astimezone(ZoneInfo(self.pack.timezone))
+        return f"{at:%Y-%m-%d %H:%M:%S}"
 
 
 def make_folder(path: Path) -> None:

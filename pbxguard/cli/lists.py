@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pbxguard.cli.context import App, complain, err, out, pass_app, printable, reported, show_json, show_table
 from pbxguard.errors import BadInput
-from pbxguard.screening.lists import Action, ListEntry, check_note, consists_of, live, normalise_pattern
+from pbxguard.screening.lists import Action, ListEntry, check_note, consists_of, live
 from pbxguard.screening.punishment import PUNISHMENT_LIST, Basis, keep, kept_reason, punish
 from pbxguard.store import LIST_COLUMNS, NEVER_BLOCK, write_csv
 
@@ -111,7 +111,7 @@ def remove(app: App, pattern: str, owner: str | None, name: str | None) -> None:
     metavar="DATE",
     help="First day of the term, 2026-06-01.",
 )
-@click.option("--document", default="", help="Reference of the decision.")
+@click.option("--document", default="", help="Reference of the decision; a further measure within a term needs one.")
 @click.option("--retained", metavar="NUMBER", help="The number that the person keeps for basic communication.")
 @click.option("--reason", default="", help="Why, for explain and for appeals.")
 @click.option("--source", default="cli", show_default=True, help="Where it comes from.")
@@ -212,7 +212,10 @@ def show(app: App, owner: str | None, name: str | None, limit: int, *, as_json: 
 
 @lists.command("import")
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@_name
+@click.option(
+    "--list", "name", metavar="NAME",
+    help="All rows belong to this list; default: to those that they name, or system.",
+)  # fmt: skip
 @click.option("--replace", is_flag=True, help="The file becomes the whole list of that name.")
 @click.option("--dry-run", is_flag=True, help="Check every row, say what would change, and change nothing.")
 @pass_app
@@ -220,9 +223,9 @@ def show(app: App, owner: str | None, name: str | None, limit: int, *, as_json: 
 def import_(app: App, file: Path, name: str | None, *, replace: bool, dry_run: bool) -> None:
     """Import a CSV file: all rows or none. Calls go on seeing the old entries until it is done.
 
-    Only the column "pattern" is needed; the others are those that export writes.
+    Only the column "pattern" is needed; the others are those that export writes. With --list every row is a global
+    entry of that list: one that names another list or a subscriber is a bad row.
     """
-    name = name or "system"
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,} rows"), TimeElapsedColumn(),
         console=err, transient=True, disable=not err.is_terminal,
@@ -231,8 +234,10 @@ def import_(app: App, file: Path, name: str | None, *, replace: bool, dry_run: b
         report = app.store.import_csv(
             file,
             app.key,
-            name=name,
-            replace=name if replace else None,
+            home=app.home,
+            name=name or "system",
+            only=name is not None,
+            replace=(name or "system") if replace else None,
             dry_run=dry_run,
             tags=app.pack.tags,
             never_block=app.pack.never_block,
@@ -274,7 +279,7 @@ def export(app: App, owner: str | None, name: str | None, file: Path | None) -> 
 
 
 def _pattern(app: App, text: str) -> str:
-    return normalise_pattern(text, app.key, tags=app.pack.tags)
+    return app.pattern(text, app.pack.tags)
 
 
 def _refuse_never_block(app: App, pattern: str) -> None:

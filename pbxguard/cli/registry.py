@@ -136,18 +136,29 @@ def history(app: App, number: str, *, as_json: bool) -> None:
 @registry.command("import", epilog="Example: pbxguard registry import optins.csv --dry-run")
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--dry-run", is_flag=True, help="Check every row, say what would be appended, and change nothing.")
+@click.option("--restore", is_flag=True, help="FILE is an exported ledger that moves here: take its own records.")
 @pass_app
 @reported
-def import_(app: App, file: Path, *, dry_run: bool) -> None:
+def import_(app: App, file: Path, *, dry_run: bool, restore: bool) -> None:
     """Append the events of a CSV file: all rows or none.
 
-    Needed are the columns "number", "class" (intl, hmt), "verb" (open, close, reset) and "effective_at"; the others
-    are those that export writes. Times have an offset, such as 2027-01-01T00:00:00+08:00. An event that the ledger
-    has already is left out, so a file may be imported again.
+    Needed are the columns "number", "class" (intl, hmt), "verb" (open, close) and "effective_at"; the others are
+    those that export writes. Times have an offset, such as 2027-01-01T00:00:00+08:00. An event that the ledger has
+    already is left out, so a file may be imported again.
+
+    The events are recorded now, by you, as an import, whatever the file says. To move a ledger, --restore takes
+    "recorded_at", "actor" and "via" from the file, and the verb "reset" of cut-overs that were undone: for exports of
+    your own only, since they stand in the history as the file has them.
     """
     with counting(f"importing {file.name}") as count:
         report = app.store.import_events(
-            file, app.key, now=datetime.now(UTC), actor=f"cli:{user()}", dry_run=dry_run, progress=count
+            file,
+            app.key,
+            now=datetime.now(UTC),
+            actor=f"cli:{user()}",
+            restore=restore,
+            dry_run=dry_run,
+            progress=count,
         )
     done = "would append" if dry_run else "appended"
     known = report.rows - report.added
@@ -161,7 +172,7 @@ def import_(app: App, file: Path, *, dry_run: bool) -> None:
 def export(app: App, file: Path | None) -> None:
     """Write the whole ledger as CSV to FILE or standard output, in its order.
 
-    Importing it into an empty database gives the same ledger, with the same head, and the same state.
+    `registry import --restore` into an empty database gives the same ledger, with the same head and state.
     """
     if file is None:
         write_events(sys.stdout, app.store.iter_events())
@@ -259,5 +270,23 @@ def _append(
     limit = "" if end is None else f", until {app.local(end)}"
     word = "opened" if verb is Verb.OPEN else "closed"
     out.print(f"{key}: {channel} of class {' and '.join(classes)}{whose} {word}{when}{limit}")
+    _note_overtaken(app, verb, (key, channel, caller_key), classes, effective, now)
     if app.store.subscriber(key) is None:
         out.print(f"note: {key} is no subscriber here yet; `pbxguard subscribers add` gives it a province")
+
+
+def _note_overtaken(
+    app: App, verb: Verb, whose: tuple[str, str, str], classes: list[CallClass], effective: datetime, now: datetime
+) -> None:
+    """Say where an act with an older date changes nothing, as a newer one of the same subscriber holds."""
+    number, channel, caller = whose
+    for each in app.store.state(number):
+        about = (number, each.channel, each.caller) == (number, channel, caller) and each.call_class in classes
+        if about and effective < each.since <= now and each.verb is not verb:
+            out.print(
+                f"note: class {each.call_class} stays {_WORDS[each.verb]} since {app.local(each.since)}: the act of "
+                "that later date holds; give a later --at to change it"
+            )
+
+
+_WORDS = {Verb.OPEN: "open", Verb.CLOSE: "closed", Verb.RESET: "never answered"}

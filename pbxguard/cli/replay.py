@@ -106,7 +106,9 @@ def _trial_facts(app: App, trial: Trial) -> Iterator[TrialFacts | ManyFacts]:
         yield TrialFacts(now, None, trial.without) if trial.without else now
         return
     with tempfile.TemporaryDirectory(prefix="pbxguard-") as folder, Store.open(Path(folder) / "trial.db") as store:
-        store.import_csv(trial.with_list, app.key, tags=app.pack.tags, never_block=app.pack.never_block)
+        store.import_csv(
+            trial.with_list, app.key, home=app.home, tags=app.pack.tags, never_block=app.pack.never_block
+        )
         yield TrialFacts(now, ManyFacts(store), trial.without)
 
 

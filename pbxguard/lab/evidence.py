@@ -16,6 +16,7 @@ from pbxguard.lab import heard, topology
 from pbxguard.lab.ladder import ladder
 from pbxguard.lab.scenario import CallStep, Expect
 from pbxguard.lab.wire import Capture, Leg
+from pbxguard.pbx.address import uri_user
 from pbxguard.store import DecisionRow
 
 #: A prompt with this score was heard; a wrong prompt scores below 0.1, half a prompt about 0.5.
@@ -38,6 +39,7 @@ class Observed:
         languages: Languages in which it was heard, in order.
         other_score: The best score of any other prompt: what a wrong prompt would get.
         cli: The CLI as the guard recorded it.
+        shown: The user part of From that the callee's telephone got.
         recorded: The guard recorded a decision about the call.
         two_way_audio: Each marker reached the other side.
         heard_by_caller: How well the callee's marker reached the caller, 0 to 1.
@@ -57,6 +59,7 @@ class Observed:
     cli_class: str = ""
     cli: str = ""
     display: str = ""
+    shown: str = ""
     early_media: bool = False
     recorded: bool = False
     languages: tuple[str, ...] = ()
@@ -145,6 +148,7 @@ def observe(legs: Legs, decision: DecisionRow | None, prompt_dir: Path) -> Obser
         cli_class=decision.cli_class if decision else "",
         cli=decision.cli_raw if decision else "",
         display=_display(legs.callee),
+        shown=_shown(legs.callee),
         early_media=any(p.status == 183 and p.has_sdp for p in caller.provisionals),
         languages=tuple(entry[1] for entry in spoken),
         other_score=round(max((m.score for (n, _), m in scores.items() if n != name), default=0.0), 3),
@@ -163,7 +167,7 @@ def faults(expected: Expect, observed: Observed, *, wanted_languages: tuple[str,
         want, got = getattr(expected, name), getattr(observed, name)
         if want != got:
             wrong.append(f"{name}: expected {want}, observed {got}")
-    for name in ("labels", "two_way_audio", "cli_class", "cli"):
+    for name in ("labels", "two_way_audio", "cli_class", "cli", "shown"):
         want, got = getattr(expected, name), getattr(observed, name)
         if want is not None and want != got:
             wrong.append(f"{name}: expected {want}, observed {got}")
@@ -238,6 +242,11 @@ def _reasons_of_pbx(leg: Leg) -> list[str]:
     """Reason headers (RFC 3326) that the PBX sent; what the caller's side sends is not ours."""
     sent = (message for message in leg.messages if message.source == leg.callee)
     return [value for message in sent for value in message.header_values("reason")]
+
+
+def _shown(callee: Leg | None) -> str:
+    """The number that the callee's telephone got."""
+    return uri_user(callee.invite.header("From") or "") if callee is not None and callee.invite is not None else ""
 
 
 def _display(callee: Leg | None) -> str:

@@ -192,7 +192,9 @@ class Stage:
             for entry in given.lists:
                 owner = _number(entry.subscriber) if entry.subscriber else ""
                 name = entry.list or ("own" if owner else "system")
-                pattern = normalise_pattern(entry.pattern, partial(home_key, pack=self.pack), tags=self.pack.tags)
+                pattern = normalise_pattern(
+                    entry.pattern, partial(home_key, pack=self.pack), home="+" + self.pack.cc, tags=self.pack.tags
+                )
                 if entry.action == "note":
                     for other in NOTES - {name}:  # the notes of an earlier call of this CLI
                         store.remove_entry("", pattern, other)

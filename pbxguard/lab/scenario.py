@@ -89,6 +89,7 @@ class Expect(_Part):
         prompt_cut: The prompt was cut short by the caller; only its beginning must match.
         labels: Exactly these.
         display: Part of the display name that the callee's telephone got.
+        shown: The number that it got: the user part of From.
         max_post_dial_ms: The first answer of the PBX (not 100) came within this time.
         two_way_audio: Each side's marker reached the other.
         cli_class: Number class of the CLI.
@@ -104,6 +105,7 @@ class Expect(_Part):
     prompt_cut: bool = False
     labels: tuple[str, ...] | None = None
     display: str | None = None
+    shown: str | None = None
     max_post_dial_ms: float | None = None
     two_way_audio: bool | None = None
     cli_class: str | None = None

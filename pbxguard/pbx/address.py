@@ -3,12 +3,25 @@
 import re
 from urllib.parse import unquote
 
+from pbxguard.screening.numbering import Number
+
 _URI = re.compile(r"(?:sips?:([^@>]*)@|tel:([^>?]*))", re.IGNORECASE)
 _HOST_ONLY = re.compile(r"sips?:[^@]*\Z", re.IGNORECASE)  # a URI needs no user part (RFC 3261 section 25.1)
 _CUT = "\N{HORIZONTAL ELLIPSIS}"
 
 #: Characters of a user part that are kept; no number has as many.
 _MOST = 200
+
+#: What a telephone shows of whoever shows no number.
+ANONYMOUS = "anonymous"
+
+#: A From user that is no number and may be shown as it is: nothing in it means anything to a PBX.
+_PLAIN = re.compile(r"[A-Za-z0-9+._-]{1,64}")
+_DIGIT = re.compile(r"[0-9]")
+#: What asks for an asserted identity to be kept back: Privacy (RFC 3323 section 4.2, RFC 3325 section 9.3), or the
+#: privacy of a Remote-Party-ID.
+_PRIVATE = re.compile(r"(?:^|[;,\s])(?:id|user)(?=$|[;,\s])", re.IGNORECASE)
+_PRIVATE_RPID = re.compile(r";\s*privacy\s*=\s*\"?(?:full|uri)", re.IGNORECASE)
 
 #: What pjsip does not print as it is in a user part but as ``%`` and two lower-case digits: all but unreserved and
 #: user-unreserved of RFC 3261 section 25.1, the colon before a password, and the percent sign itself.
@@ -61,6 +74,33 @@ def asserted_user(pai: str, rpid: str, *, raw: bool = False) -> str | None:
     if not rpid or "screen=no" in said or "party=called" in said:
         return None
     return caller_user(rpid, raw=raw) or None
+
+
+def private(privacy: str, rpid: str) -> bool:
+    """Whether the caller's network says that the callee may not see an asserted identity.
+
+    Args:
+        privacy: The value of Privacy.
+        rpid: Remote-Party-ID.
+    """
+    return bool(_PRIVATE.search(privacy) or _PRIVATE_RPID.search(rpid))
+
+
+def number_shown(presented: str, judged: Number | None, *, kept_back: bool) -> str:
+    """What the callee's telephone is to show: the number that was judged, as it was on the wire, never another one.
+
+    An asserted number is shown in place of the one in From only where From shows a number at all and nothing asks
+    for privacy: who calls anonymously on a trusted trunk stays anonymous to the callee (RFC 3325 section 7).
+
+    Args:
+        presented: The user part of From (``Call.cli``).
+        judged: The CLI of the verdict, or None where none was read.
+        kept_back: As ``private`` says.
+    """
+    of_from = judged is None or judged.raw == presented[:_MOST]
+    if judged is not None and judged.written and (of_from or (_DIGIT.search(presented) and not kept_back)):
+        return judged.written
+    return presented if of_from and _PLAIN.fullmatch(presented) else ANONYMOUS
 
 
 def unread(address: str) -> str:

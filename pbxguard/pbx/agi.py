@@ -12,7 +12,7 @@ from datetime import datetime
 from urllib.parse import parse_qs, urlsplit
 
 from pbxguard.errors import PeerProtocolError
-from pbxguard.pbx.address import asserted_user, caller_user, diverted_by
+from pbxguard.pbx.address import asserted_user, caller_user, diverted_by, number_shown, private
 from pbxguard.screening.call import Call, Trunk, Verdict
 from pbxguard.screening.treatment import Treatment
 
@@ -122,12 +122,25 @@ def call_from_agi(request: AgiRequest, trunk: Trunk, at: datetime) -> Call:
     )
 
 
-def pack_verdict(verdict: Verdict, treatment: Treatment) -> str:
+def number_to_show(request: AgiRequest, call: Call, verdict: Verdict) -> str:
+    """The number for the callee's telephone; "" where the message names one caller only, as the PBX shows him.
+
+    Asterisk takes the caller's number from an asserted identity where the endpoint has ``trust_id_inbound``, and from
+    From else; the guard may have judged the other one.
+    """
+    query = request.query
+    if not (query.get("pai") or query.get("rpid")):
+        return ""
+    kept_back = private(query.get("privacy", "")[:100], query.get("rpid", "")[:200])
+    return number_shown(call.cli, verdict.basis.cli, kept_back=kept_back)
+
+
+def pack_verdict(verdict: Verdict, treatment: Treatment, number: str = "") -> str:
     """The one variable that the dialplan gets, fields split by ``|``.
 
-    ``version|allow, withhold or block|status|mode|first prompt|second prompt|reason|labels|display``; a prompt is
-    ``<language>/<name>``, and ``withhold`` is to connect without the CLI. Every field is of our own making; a
-    display text with ``|`` or a line end is a pack error and is left out.
+    ``version|allow, withhold or block|status|mode|first prompt|second prompt|reason|labels|display|number``; a
+    prompt is ``<language>/<name>``, and ``withhold`` is to connect without the CLI. Every field is of our own making,
+    or of ``number_to_show``; a display text with ``|`` or a line end is a pack error and is left out.
     """
     says = [f"{language}/{treatment.prompt}" for language in treatment.languages if treatment.prompt]
     display = treatment.display
@@ -143,5 +156,6 @@ def pack_verdict(verdict: Verdict, treatment: Treatment) -> str:
         verdict.reason,
         ";".join(verdict.labels),
         display,
+        number if treatment.connect and not treatment.withhold else "",
     )
     return "|".join(fields)

@@ -163,7 +163,8 @@ class Application(fast_agi.Application):  # type: ignore[misc]
             raise PeerProtocolError(f"unknown trunk {name[:32]!r}; add [trunks.{name[:32]!r}] to pbxguard.toml")
         call = agi.call_from_agi(asked, trunk, self.guard.clock())
         decided = await self.guard.decide_soon(call, ASTERISK)
-        packed = agi.pack_verdict(decided.verdict, decided.treatment)
+        number = agi.number_to_show(asked, call, decided.verdict)
+        packed = agi.pack_verdict(decided.verdict, decided.treatment, number)
         status = await request.send_command(agi.set_variable(agi.VERDICT_VARIABLE, packed))
         if status != 200:
             log.warning("Asterisk refused the verdict", call_id=call.call_id, agi_status=status)

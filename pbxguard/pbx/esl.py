@@ -6,12 +6,14 @@ their own. The first header of a name wins, because ``variable_*`` headers with 
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
 from urllib.parse import unquote, unquote_to_bytes
 
 from pbxguard.errors import PeerProtocolError
-from pbxguard.pbx.address import asserted_user, diverted_by, one_spelling, unread
+from pbxguard.pbx.address import asserted_user, diverted_by, number_shown, one_spelling, private, unread
 from pbxguard.screening.call import Call, Trunk, Verdict
 from pbxguard.screening.treatment import Treatment
 
@@ -47,6 +49,11 @@ _NOBODY = "nobody"
 _AFTER_HOST = re.compile(r"(?::[0-9]*)?(?:;.*)?\Z", re.DOTALL)
 _GOES_ON = re.compile(r"[A-Za-z0-9+._-]")
 _LENGTH = re.compile(rb"[0-9]{1,9}")
+#: Parameters of From that FreeSWITCH writes over what its parser found (sip_from_user and its like), wherever they
+#: seem to stand. What ``user`` may be in a URI (RFC 3261 section 19.1.1) is no user of anybody's.
+_OVERWRITES = re.compile(r";\s*(?:host|display|user(?!\s*=\s*(?:phone|ip|dialstring)\b))\s*(?:=|;|\Z)", re.IGNORECASE)
+#: What ends a variable, a quote or a word of a command, or begins a variable's name.
+_NOT_IN_A_NAME = re.compile(r"[\x00-\x1f\x7f;'\"\\<>${}]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +138,8 @@ _WANTED = frozenset(
     b"""Event-Name Event-Subclass Pbxguard-Version Unique-ID variable_pbxguard_trunk
     variable_sip_P-Asserted-Identity variable_sip_Remote-Party-ID variable_sip_h_Diversion variable_sip_call_id
     variable_sip_full_from variable_sip_from_host variable_sip_from_user variable_sip_from_display
-    variable_sip_req_user variable_sip_user_agent variable_sip_received_ip variable_sip_received_port
+    variable_sip_req_user variable_pbxguard_callee variable_sip_Privacy Caller-Caller-ID-Number
+    Caller-Caller-ID-Name variable_sip_user_agent variable_sip_received_ip variable_sip_received_port
     variable_switch_r_sdp""".split()
 )
 
@@ -218,6 +226,8 @@ def _caller(event: dict[str, str]) -> str:
     user, host, tel = parts.groups("")
     if not tel and event.get("variable_sip_from_host", "") != _AFTER_HOST.sub("", host):
         return unread(f"<{uri}>")
+    if _OVERWRITES.search(sender):
+        return unread(f"<{uri}>")
     user, known = user or tel, event.get("variable_sip_from_user", "")
     if not user and known in ("", _NOBODY):
         return ""
@@ -230,9 +240,9 @@ def _caller(event: dict[str, str]) -> str:
 
 
 def call_from_esl(event: dict[str, str], trunk: Trunk, at: datetime) -> Call:
-    """The call that a screening event describes; the dialplan names each value, and every value is bounded.
+    """The call that a screening event describes; every value is bounded.
 
-    The ``Pbxguard-*`` headers are set by the dialplan; FreeSWITCH fills them from the SIP message.
+    The callee is ``pbxguard_callee``, which a dialplan sets where it is not the one of the INVITE.
     """
 
     def text(name: str, limit: int = 200) -> str:
@@ -245,7 +255,7 @@ def call_from_esl(event: dict[str, str], trunk: Trunk, at: datetime) -> Call:
         trunk=trunk,
         # Not sip_from_user: FreeSWITCH decodes it and cuts it at the first odd character.
         cli=_caller(event),
-        callee=text("variable_sip_req_user", 64),
+        callee=text("variable_pbxguard_callee", 64) or text("variable_sip_req_user", 64),
         display_name=text("variable_sip_from_display", 64),
         asserted=asserted_user(
             event.get("variable_sip_P-Asserted-Identity", "")[-200:],
@@ -265,8 +275,27 @@ def _word(treatment: Treatment) -> str:
     return "withhold" if treatment.withhold else "allow"
 
 
-def verdict_variables(verdict: Verdict, treatment: Treatment) -> dict[str, str]:
-    """The channel variables of a verdict; all are of our own making; none holds ``;``, a quote or a line end."""
+def shown_variables(event: dict[str, str], call: Call, verdict: Verdict) -> dict[str, str]:
+    """The caller's number and name for the callee's telephone, where FreeSWITCH would show others; else nothing.
+
+    FreeSWITCH shows what Remote-Party-ID, P-Asserted-Identity or P-Preferred-Identity says, whoever wrote it.
+    """
+    rpid = event.get("variable_sip_Remote-Party-ID", "")[-200:]
+    kept_back = private(event.get("variable_sip_Privacy", "")[:100], rpid)
+    number = number_shown(call.cli, verdict.basis.cli, kept_back=kept_back)
+    name = call.display_name or number
+    if (event.get("Caller-Caller-ID-Number", ""), event.get("Caller-Caller-ID-Name", "")) == (number, name):
+        return {}
+    return {"pbxguard_number": number, "pbxguard_name": _NOT_IN_A_NAME.sub("", name).strip() or number}
+
+
+def verdict_variables(
+    verdict: Verdict, treatment: Treatment, shown: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, str]:
+    """The channel variables of a verdict; none holds ``;``, a quote or a line end.
+
+    All are of our own making but *shown*, which is what ``shown_variables`` says.
+    """
     says = [f"{language}/{treatment.prompt}.wav" for language in treatment.languages if treatment.prompt]
     phrases = {
         433: "Anonymity Disallowed",
@@ -286,6 +315,9 @@ def verdict_variables(verdict: Verdict, treatment: Treatment) -> dict[str, str]:
         "pbxguard_say1": says[0] if says else "",
         "pbxguard_say2": says[1] if len(says) > 1 else "",
         "pbxguard_call_info": treatment.call_info,
+        **(shown if treatment.connect and not treatment.withhold else {}),
+        # A text of ours stands in for the caller's name everywhere: the name may pose as one.
+        **({"pbxguard_name": treatment.display} if treatment.display and "pbxguard_name" in shown else {}),
         # Last: the dialplan looks for this one.
         VERDICT_VARIABLE: f"{VERSION}-{_word(treatment)}",
     }

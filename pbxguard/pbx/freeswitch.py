@@ -51,7 +51,11 @@ _GOODBYE_S = 0.5
 _DRAIN_S = 8.0
 
 #: Seconds until a connection is tried again; the last one repeats.
-_BACK_OFF = (0.2, 0.5, 1.0, 2.0, 5.0)
+_BACK_OFF = (0.2, 0.5, 1.0, 2.0)
+
+#: A connection without an answer to as many heartbeats is given up. One whose replies are late is kept: to connect
+#: again costs an overloaded FreeSWITCH more than the replies, and all calls under way their verdicts.
+_MOST_MISSED = 3
 
 
 class Connection(greenswitch.InboundESL):  # type: ignore[misc]
@@ -115,13 +119,15 @@ class Connection(greenswitch.InboundESL):  # type: ignore[misc]
 
         Raises:
             CallerGone: The connection ended first.
-            gevent.Timeout: No reply in time; the connection is closed, since replies would be out of step.
+            gevent.Timeout: No reply in time. One that comes late is dropped in its turn; the connection is closed
+                where only a part of the command was sent.
         """
         return self.ask(esl.command(*words))[0]
 
     def ask(self, *commands: bytes) -> list[esl.Frame]:
         """The same for commands that are bytes already; FreeSWITCH runs them one after the other."""
         replies = [AsyncResult() for _ in commands]
+        written = False
         with gevent.Timeout(self.timeout) as limit:
             try:
                 # A full socket makes sendall wait: no other command may come between.
@@ -130,13 +136,15 @@ class Connection(greenswitch.InboundESL):  # type: ignore[misc]
                         raise CallerGone(self.why or "not connected")
                     self._replies += replies
                     self.sock.sendall(b"".join(commands))
+                    written = True
                 return [reply.get() for reply in replies]
             except OSError as error:
                 self.close(f"cannot send: {error.strerror or error}")
                 raise CallerGone(self.why) from error
             except gevent.Timeout as late:
-                if late is limit:
-                    self.close("no reply in time")
+                # While it waited for others' commands to be sent nothing of this one was, and no reply is expected.
+                if replies[0] in self._replies and not written:
+                    self.close("no reply in time" if late is limit else "left in the middle of a command")
                 raise
 
     def nudge(self) -> None:
@@ -236,7 +244,7 @@ class Freeswitch:
             try:
                 self._log_in(connection)
             except (PbxguardError, gevent.Timeout) as error:
-                why = connection.why if isinstance(error, gevent.Timeout) else str(error)
+                why = (connection.why or "no reply in time") if isinstance(error, gevent.Timeout) else str(error)
             else:
                 # One that FreeSWITCH cuts before the first heartbeat counts as failed: no storm of connections.
                 tries = 0 if self._serve(connection) else tries
@@ -281,12 +289,18 @@ class Freeswitch:
         """
         gevent.spawn(connection.nudge)
         alive = False
+        missed = 0
         while not connection.ended.is_set():
             try:
                 self._beat(connection)
-            except (PbxguardError, gevent.Timeout) as error:
+            except gevent.Timeout:
+                missed += 1
+                if missed == _MOST_MISSED:
+                    connection.close("no heartbeat")
+            except PbxguardError as error:
                 connection.close(str(error) if isinstance(error, PeerProtocolError) else "no heartbeat")
             else:
+                missed = 0
                 if not alive:
                     alive = True
                     self._is(connection)
@@ -346,8 +360,10 @@ class Freeswitch:
             return
         try:
             uuid = esl.channel_uuid(event)
-            decided = self._decide(self._call(event))
-            values = esl.verdict_variables(decided.verdict, decided.treatment)
+            call = self._call(event)
+            decided = self._decide(call)
+            shown = esl.shown_variables(event, call, decided.verdict)
+            values = esl.verdict_variables(decided.verdict, decided.treatment, shown)
             packed = ";".join(f"{key}={value}" for key, value in values.items())
             # In one piece, but one after the other: the wait ends only when the variables are there.
             set_, _ = connection.ask(esl.command("api", "uuid_setvar_multi", uuid, packed), esl.release(uuid))

@@ -59,10 +59,11 @@ class Trunk:
         kind: Its class in the country pack: intl_gateway, national, enterprise, sim_gateway, internal ...
         trusted: Whether its P-Asserted-Identity (RFC 3325), Remote-Party-ID and Diversion count.
         allocated: Enterprise trunks: the numbers (``057186554321``) and prefixes (``0571865*``) that the
-            customer may show.
+            customer may show; none listed, none may be. Internal trunks: the site's extensions (``81*``); none
+            listed, any digits that are no number of the plan.
         outbound: Enterprise trunks: 95 call-centre codes may call out.
         roaming: The answer for national mobile CLIs of which no note of the site says it (``lists.NOTES``).
-            ``no``: nobody vouches.
+            ``no``: nobody vouches, which is not known when the store does not answer (then it is ``unknown``).
         fail: What happens to a call when the guard cannot decide: ``open`` or ``closed``.
         prompt: ``early`` (183, then the prompt), ``answer`` (billable: answer, then play) or ``none``.
         hostile_ok: 608 may go to this trunk without a contact for redress.
@@ -164,8 +165,9 @@ class Shadow(NamedTuple):
 
     Attributes:
         rule: Rule id, or ``list:NAME``.
-        verdict: ``block``, ``allow``, ``anonymise`` or ``label``.
-        reason: The reason, or the label; "" where the rule names none.
+        verdict: ``block``, ``allow``, ``anonymise``, ``label``, ``pass`` (the call would have gone on with this
+            reason) or ``note`` (the roaming look-up would have answered as the list's name says).
+        reason: The reason, or the label; "" where there is none.
     """
 
     rule: str

@@ -3,14 +3,14 @@
 A finding says whether, and in a few words what it saw; it never decides. Knows no number, class, province or date.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from pbxguard.screening import lists, registry
-from pbxguard.screening.call import Call, Facts, Roaming
+from pbxguard.screening.call import Call, Facts, Roaming, Shadow
 from pbxguard.screening.lists import Action, ListEntry
 from pbxguard.screening.numbering import Form, Number
 from pbxguard.screening.optin import DefaultOff
@@ -69,6 +69,7 @@ class Sight:
         facts: What the store knows.
         kind: What it has in common with others.
         allowlists: Whether an allowlist of a subscriber's own spares the call default-off.
+        looked_up: Whether the store was asked; without it the roaming look-up has no answer.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Sight:
         kind: Kind,
         *,
         allowlists: bool = True,
+        looked_up: bool = True,
     ) -> None:
         self.call = call
         self.cli = cli
@@ -92,10 +94,13 @@ class Sight:
         self.kind = kind
         self.pack = kind.pack
         self.allowlists = allowlists
+        self.looked_up = looked_up
         self.entry: ListEntry | None = None
         self.default: DefaultOff | None = None
         self.listed = _counting(facts.listed, kind) if facts.listed else ()
         # Worked out when first asked for; plain attributes, because functools.cached_property takes a lock each time.
+        self.shadow: list[Shadow] = []
+        self._told: set[str] = set()
         self._own: dict[str, ListEntry] | None = None
         self._bound: Standing | None = None
         self._not_opened: tuple[str, ...] | None = None
@@ -129,22 +134,57 @@ class Sight:
     @property
     def noted(self) -> frozenset[str]:
         """What the site's notes say of this CLI (``lists.NOTES``)."""
-        return lists.noted(self.facts.listed, self.call.at) if self.facts.listed else frozenset()
+        return lists.noted(self.listed, self.call.at) if self.listed else frozenset()
+
+    @property
+    def noted_in_shadow(self) -> frozenset[str]:
+        """What notes on lists in shadow would say of it."""
+        if not (self.facts.listed and self.pack.shadow_lists):
+            return frozenset()
+        return lists.noted(self.facts.listed, self.call.at) & self.pack.shadow_lists
 
     @property
     def roaming(self) -> Roaming:
-        """Whether the CLI's subscriber is abroad; two notes that contradict each other are no answer."""
-        found = [name.removeprefix(lists.ROAMING) for name in self.noted if name.startswith(lists.ROAMING)]
+        """Whether the CLI's subscriber is abroad."""
+        return self.roaming_by(self.noted)
+
+    def roaming_by(self, noted: Collection[str]) -> Roaming:
+        """Whether the subscriber is abroad, were these the notes; two that contradict each other are no answer.
+
+        Of a CLI without a note the trunk's own answer holds. Where the store could not be asked for notes (its
+        failure, a late decision) ``no`` is no answer, since it stands for "no note vouches"; ``yes`` is one: the
+        site vouches for the trunk.
+        """
+        found = [name.removeprefix(lists.ROAMING) for name in noted if name.startswith(lists.ROAMING)]
         if not found:
-            return self.call.trunk.roaming
+            fixed = self.call.trunk.roaming
+            return fixed if self.looked_up or fixed is Roaming.YES else Roaming.UNKNOWN
         return Roaming(found[0]) if len(found) == 1 else Roaming.UNKNOWN
 
     @property
     def flags(self) -> tuple[Label, ...]:
         """Labels that a detector, or a note of the site, has put on this CLI."""
-        if lists.SIMBOX in self.noted:
+        return self.flags_by(self.noted)
+
+    def flags_by(self, noted: Collection[str]) -> tuple[Label, ...]:
+        """The labels, were these the notes."""
+        if lists.SIMBOX in noted:
             return (*self.facts.flags, Label.SIMBOX_SUSPECTED)
         return self.facts.flags
+
+    def tell_roaming_in_shadow(self) -> None:
+        """Note the lists in shadow that would have changed the roaming look-up's answer."""
+        names = sorted(name for name in self.noted_in_shadow - self._told if name.startswith(lists.ROAMING))
+        self._told.update(names)
+        if names and self.roaming_by({*self.noted, *names}) is not self.roaming:
+            self.shadow += [Shadow(f"list:{name}", str(Action.NOTE), "") for name in names]
+
+    def tell_flags_in_shadow(self) -> None:
+        """The same for the label that a note puts on the CLI."""
+        if lists.SIMBOX in self.noted_in_shadow - self._told:
+            self._told.add(lists.SIMBOX)
+            if Label.SIMBOX_SUSPECTED not in self.flags:
+                self.shadow.append(Shadow(f"list:{lists.SIMBOX}", "label", str(Label.SIMBOX_SUSPECTED)))
 
     # -- the lists of the punished -------------------------------------------------------------------------
 
@@ -230,6 +270,14 @@ class Sight:
     def not_allocated(self) -> bool:
         key = self.cli.key
         return key is None or not any(lists.matches(pattern, key) for pattern in self.call.trunk.allocated)
+
+    def not_an_extension(self) -> bool:
+        """``allocated`` lists the extensions; without it any digits that are no number of the plan may be one."""
+        shown = self.cli.key or self.cli.written
+        allocated = self.call.trunk.allocated
+        if not allocated:
+            return self.cli.key is not None or not shown
+        return not any(lists.matches(pattern, shown) for pattern in allocated)
 
     @property
     def dno_scopes(self) -> tuple[str, ...]:
@@ -375,6 +423,12 @@ FOUND: Mapping[str, Finding] = MappingProxyType(
             lambda kind: f"cli {kind.rules.cli}",
             Sight.not_allocated,
             lambda sight: f"{len(sight.call.trunk.allocated)} ranges allocated",
+        ),
+        "not_an_extension": Finding(
+            lambda kind: kind.rules.cli == "extension",
+            lambda kind: f"cli {kind.rules.cli}",
+            Sight.not_an_extension,
+            lambda sight: f"class {sight.cli.number_class}, {len(sight.call.trunk.allocated)} ranges of extensions",
         ),
         "dno_all": _dno("all"),
         "dno_intl": _dno("intl"),

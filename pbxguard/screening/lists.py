@@ -94,9 +94,7 @@ class ListEntry:
     lift_reason: str = ""
 
 
-def normalise_pattern(
-    text: str, normalise: Callable[[str], str], *, home: str = "+86", tags: Collection[str] = ()
-) -> str:
+def normalise_pattern(text: str, normalise: Callable[[str], str], *, home: str, tags: Collection[str] = ()) -> str:
     """Bring a pattern as typed to the form that is stored.
 
     Args:
@@ -104,7 +102,7 @@ def normalise_pattern(
             ``region:NAME``; no other separators.
         normalise: Number as typed -> home form; raises BadNumber. Applied to an exact number and to both
             ends of a range. A prefix is not a number yet, so it must be typed in home form.
-        home: The country's own code: a prefix that begins so would never match a home-form number.
+        home: The country's own code, ``+86``: a prefix that begins so would never match a home-form number.
         tags: The tags that numbers can have; a pattern of another one would match nothing. None of them:
             class and region patterns are refused.
 
@@ -120,7 +118,7 @@ def normalise_pattern(
         if text.startswith(("00", home)):
             raise BadNumber(
                 f"{shown(text)}: a prefix is written as a subscriber at home dials it, "
-                "such as 138* or 0571* (not +86138*), and +852* (not 00852*)"
+                f"such as 138* or 0571* (not {home}138*), and a foreign one as +852* (not 00852*)"
             )
         return text
     if "-" in text:

@@ -3,7 +3,8 @@
 1. Emergency callee: allow, whoever calls.
 2. Charset and form of the CLI.
 3. Trunk rules: missing CLI, missing international prefix, unknown country, national CLI on an international
-   trunk (with what the roaming look-up says), foreign CLI on an enterprise trunk, CLI not allocated.
+   trunk (with what the roaming look-up says), foreign CLI on an enterprise trunk, CLI not allocated, CLI that is
+   no extension.
 4. Class rules: do-not-originate, no class or a wrong length, a class that makes no voice calls.
 5. Punishment and system lists, privacy bindings.
 6. The subscriber's own blocklist, then the own allowlist (which beats step 7, never 2 to 4).
@@ -149,14 +150,21 @@ def decide_without_facts(call: Call, heard: Heard, pack: Pack, why: str = "") ->
     For a guard whose store does not answer: an emergency number is called all the same, a CLI that no rule lets
     through stays outside, and one that must be withheld is withheld (the labels of ``Failed``) whatever the failure
     policy says.
+
+    The roaming look-up of step 3 is notes in the store, so here it has no answer, unless the trunk's own is ``yes``.
+    What then follows is the trunk kind's ``roaming_unknown``: ``block`` refuses the call; with ``label`` (all shipped
+    packs) it is ``Failed`` with that label, with ``pass`` without, and the trunk's failure policy decides.
     """
     plan = _plan_for(call, heard.cli, pack)
-    run = _Run(call, heard, Facts(), plan)
+    run = _Run(call, heard, None, plan)
     return run.through(plan.pure) or run.failed(why)
 
 
 _NEVER = 99
 _Act = Literal["block", "allow", "label", "pass", "anonymise"]
+
+#: Findings that rest on notes of the site (``lists.NOTES``).
+_ROAMING = frozenset({"roams", "not_roaming", "roaming_unknown"})
 
 
 class _Item(NamedTuple):
@@ -219,8 +227,10 @@ def _compile(trunk: str, channel: str, cli: Number, pack: Pack) -> _Plan:
             labels = rule.labels
             if rule.when == "class_label" and kind.of_class is not None:
                 labels = (Label(kind.of_class.label), *labels)
-            act, seen = _act(rule, kind), finding.kind_saw(kind)
-            whole.append(_Item(rule, act, rule.mode == "shadow", _test(rule), seen, finding.saw, labels))
+            act, seen, test = _act(rule, kind), finding.kind_saw(kind), _test(rule)
+            if pack.shadow_lists and test is not None and _acts_on_notes(rule, act):
+                test = _telling_of_shadow(test, roaming=rule.when in _ROAMING)
+            whole.append(_Item(rule, act, rule.mode == "shadow", test, seen, finding.saw, labels))
     # A rule that lets the call go on and gives no reason is for the trace only.
     live = tuple([i for i in whole if isinstance(i, _Item) and not (i.act == "pass" and i.rule.reason is None)])
     return _Plan(
@@ -269,10 +279,32 @@ def _test(rule: Rule) -> Callable[[Sight], bool] | None:
     return FOUND[rule.when].of_call
 
 
+def _acts_on_notes(rule: Rule, act: _Act) -> bool:
+    if rule.when == "flagged":
+        return not rule.labels or Label.SIMBOX_SUSPECTED in rule.labels
+    return rule.when in _ROAMING and (act != "pass" or rule.reason is not None)
+
+
+def _telling_of_shadow(test: Callable[[Sight], bool], *, roaming: bool) -> Callable[[Sight], bool]:
+    """The test, which also notes what notes on lists in shadow would have changed; once for a call."""
+
+    def told(sight: Sight) -> bool:
+        if roaming:
+            sight.tell_roaming_in_shadow()
+        else:
+            sight.tell_flags_in_shadow()
+        return test(sight)
+
+    return told
+
+
 class _Run:
     """One run through the rules; holds what they have added up to so far."""
 
-    def __init__(self, call: Call, heard: Heard, facts: Facts, plan: _Plan) -> None:
+    def __init__(self, call: Call, heard: Heard, facts: Facts | None, plan: _Plan) -> None:
+        """``facts`` is None where the store was not asked."""
+        looked_up = facts is not None
+        facts = facts or Facts()
         self.heard = heard
         self.pack = plan.kind.pack
         self.sight = Sight(
@@ -284,11 +316,12 @@ class _Run:
             facts,
             plan.kind,
             allowlists=plan.allowlists,
+            looked_up=looked_up,
         )
         self.labels: list[Label] = []
         self.reason: Reason | None = None
         self.entry: ListEntry | None = None
-        self.shadow: list[Shadow] = []
+        self.shadow = self.sight.shadow
         self.steps: list[Step] = []
         # Lists in shadow are asked where the real ones are, so that they say nothing about a call that ended before.
         self._shadow_from = FACTS_FROM if self.pack.shadow_lists and facts.listed else _NEVER
@@ -329,9 +362,11 @@ class _Run:
     def _apply(self, item: _Item) -> Verdict | None:
         rule, act = item.rule, item.act
         if item.shadow:
-            if act != "pass":
-                reason = rule.reason if act in ("block", "allow") else next(iter(item.labels), rule.reason)
+            decides = act in ("block", "allow", "pass")
+            reason = rule.reason if decides else next(iter(item.labels), rule.reason)
+            if act != "pass" or reason is not None:
                 self.shadow.append(Shadow(rule.id, act, str(reason or "")))
+            self.sight.entry = None
             return None
         if act == "block":
             return Block(rule.reason or Reason.CLI_INVALID, self._basis(item, self.sight.entry), self._labels())
@@ -345,6 +380,8 @@ class _Run:
             self.reason = rule.reason
             if rule.when == "subscriber_allowed":
                 self.entry = self.sight.allowed_by_callee()
+        # The entry that a rule found explains that rule, and no later refusal.
+        self.sight.entry = None
         return None
 
     def _given(self, item: _Item) -> tuple[Label, ...]:

@@ -14,6 +14,7 @@ How this is read here, as the wording of the article itself was not obtained:
 - A term begins on its first day at midnight, site's zone, and ends before the same day of its last year.
 - A new measure on or before the end of the term that runs continues that run: its own term is added to the end.
 - The end is never more than 5 years after the first day of the unbroken run.
+- Measures of one run are told apart by their documents: one without a document may be the same, entered twice.
 - A day between the two breaks the run: the new measure then counts for itself. So does one after a lifting, since
   what an appeal struck out was no term.
 """
@@ -65,7 +66,8 @@ def punish(
         first_day: From which the measure holds, in the site's zone.
         zone: The site's.
         before: The number's entry on the list as it is now, or None.
-        document: Reference of the decision; those of one run are all kept, split by "; ".
+        document: Reference of the decision; those of one run are all kept, split by "; ". A measure that continues a
+            run needs one.
         reason: For *explain*; that of the run where it is empty.
         source: Likewise.
 
@@ -98,8 +100,19 @@ def punish(
             f"({first.astimezone(zone).date()}); remove that and enter them in the order of their first days"
         )
     documents = before.document.split("; ") if before.document else []
+    until = last.astimezone(zone).date()
     if document in documents:
-        raise BadInput(f"{number}: {document!r} is on the list already, until {last.astimezone(zone).date()}")
+        raise BadInput(f"{number}: {document!r} is on the list already, until {until}")
+    if not document:
+        raise BadInput(
+            f"{number}: is on the list until {until}; a further measure needs its own --document, as the same one "
+            "entered twice would double the term"
+        )
+    if since == first and not documents:
+        raise BadInput(
+            f"{number}: a measure from {first_day} is on the list, without a document; if this is another, remove it "
+            f"(`pbxguard lists remove {number} --list {PUNISHMENT_LIST}`) and enter each with its --document"
+        )
     return replace(
         before,
         expires_at=min(_later(last, basis.years, zone), _later(first, MOST_YEARS, zone)),
@@ -126,9 +139,10 @@ def _unbroken(before: ListEntry | None, since: datetime) -> tuple[datetime, date
         return None
     if before.retained:
         raise BadInput(f"{before.pattern}: {before.reason}; lift that first, then punish it")
-    if before.since is None or before.expires_at is None:
+    first, last = before.since, before.expires_at
+    if first is None or last is None or not 2000 <= first.year <= last.year <= 9005:
         raise BadInput(f"{before.pattern}: its entry on the list has no first or last day; remove it, then punish it")
-    return None if before.expires_at < since else (before.since, before.expires_at)
+    return None if last < since else (first, last)
 
 
 def _later(at: datetime, years: int, zone: ZoneInfo) -> datetime:

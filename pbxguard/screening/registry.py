@@ -4,10 +4,17 @@ Knows how an append-only ledger becomes "open or not, for whom, until when". Doe
 default dates (``policy`` asks the pack) nor where events are kept (``store``).
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T", int, datetime)
+
+CUTOVER = "cutover"
+"""The way by which whole cohorts are closed; an event of any other is somebody's own act."""
 
 
 class CallClass(StrEnum):
@@ -59,7 +66,11 @@ class ConsentEvent:
 
 @dataclass(frozen=True, slots=True)
 class Consent:
-    """The folded state of one (number, class, channel, caller): its newest event."""
+    """The folded state of one (number, class, channel, caller): its newest event.
+
+    Attributes:
+        since: From when it holds (inclusive, UTC): ``effective_at`` of the event, or later, see ``Floors``.
+    """
 
     number: str
     call_class: CallClass
@@ -92,18 +103,39 @@ def key_of(consent: Consent | ConsentEvent) -> Key:
     return consent.number, consent.call_class, consent.channel, consent.caller
 
 
-def fold(events: Iterable[ConsentEvent], state: Mapping[Key, Consent] | None = None) -> dict[Key, Consent]:
-    """Fold ledger events into the newest consent of each key.
+class Floors(Generic[K, T]):
+    """From when on an event counts, event by event in the order of a ledger.
 
-    The newest ``effective_at`` wins; of events with the same one, the later in the ledger. Folding a ledger
-    in any batches, each on top of the ``state`` of those before it, gives the same as folding it at once.
+    An own act that is recorded after a cut-over closed (or opened again) the same key has the last word over it,
+    whatever date it bears: a paper form of before the cut-over that comes in late. It counts from the newest line of
+    a cut-over on, if its own date lies before that. All else counts from its own date.
     """
-    folded = dict(state or {})
-    for event in events:
+
+    def __init__(self, known: Mapping[K, T] | None = None) -> None:
+        """Go on after a ledger that has these newest lines of cut-overs, by key."""
+        self._newest: dict[K, T] = dict(known or {})
+
+    def since(self, key: K, effective_at: T, via: str) -> T:
+        """Give from when on the next event counts."""
+        newest = self._newest.get(key)
+        if via == CUTOVER:
+            if newest is None or newest < effective_at:
+                self._newest[key] = effective_at
+            return effective_at
+        return effective_at if newest is None or newest < effective_at else newest
+
+
+def fold(events: Iterable[ConsentEvent]) -> dict[Key, Consent]:
+    """Fold a whole ledger into the newest consent of each key.
+
+    The newest ``since`` wins (see ``Floors``); of events with the same one, the later in the ledger.
+    """
+    folded: dict[Key, Consent] = {}
+    for event, consent in _dated(events):
         key = key_of(event)
         held = folded.get(key)
-        if held is None or event.effective_at >= held.since:
-            folded[key] = consent_of(event)
+        if held is None or consent.since >= held.since:
+            folded[key] = consent
     return folded
 
 
@@ -115,9 +147,9 @@ def standing(events: Iterable[ConsentEvent]) -> dict[tuple[Key, datetime], Conse
     """
     kept: dict[Key, dict[datetime, Consent]] = {}
     recorded: dict[Key, datetime] = {}
-    for event in events:
+    for event, consent in _dated(events):
         key = key_of(event)
-        kept.setdefault(key, {})[event.effective_at] = consent_of(event)
+        kept.setdefault(key, {})[consent.since] = consent
         recorded[key] = max(event.recorded_at, recorded.get(key, event.recorded_at))
     found = {}
     for key, consents in kept.items():
@@ -126,6 +158,14 @@ def standing(events: Iterable[ConsentEvent]) -> dict[tuple[Key, datetime], Conse
             if not begun or since >= max(begun):
                 found[key, since] = consent
     return found
+
+
+def _dated(events: Iterable[ConsentEvent]) -> Iterator[tuple[ConsentEvent, Consent]]:
+    """Give each event with the state that it brings about after those before it."""
+    floors: Floors[Key, datetime] = Floors()
+    for event in events:
+        since = floors.since(key_of(event), event.effective_at, event.via)
+        yield event, replace(consent_of(event), since=since)
 
 
 def opened(

@@ -35,7 +35,12 @@ STEPS: Mapping[int, str] = MappingProxyType(
 """The order of a decision (numbering-cn section 11); step 10 allows. Rules of one step stand in the file's order."""
 
 FACTS_FROM = 5
-"""From this step on a rule may need the store; the steps before it hold when the store does not answer."""
+"""From this step on a rule may need the store; the steps before it hold when the store does not answer.
+
+One of their findings asks it all the same, the roaming look-up (``roams``, ``not_roaming``, ``roaming_unknown``):
+without the store it has no answer, unless the trunk's own is ``yes``, and the trunk kind's ``roaming_unknown`` says
+what follows.
+"""
 
 FINDINGS: Mapping[str, str] = MappingProxyType(
     {
@@ -50,8 +55,10 @@ FINDINGS: Mapping[str, str] = MappingProxyType(
         "foreign_cli": "the CLI is a number of another region",
         "roams": "national_mobile is roaming_check, and the look-up says that this number is abroad",
         "not_roaming": "the same, and it says that this number is at home",
-        "roaming_unknown": "the same, and it has no answer",
+        "roaming_unknown": "the same, and it has no answer, such as when the store does not answer",
         "not_allocated": "the trunk shows allocated numbers only, and the CLI is none of them",
+        "not_an_extension": "the trunk shows extensions only, and the CLI is none of those allocated to it; where "
+        "none are listed, the CLI is a number of the plan, withheld or missing",
         "dno_all": "the CLI is in dno.csv (do not originate) with scope all",
         "dno_intl": "the same, with scope intl; the rule's trunk filter says which trunks that means",
         "dno_enterprise": "the same, with scope enterprise",

@@ -4,7 +4,9 @@ One table from reason group to refusal (DESIGN section 3; RFC 3261 603, RFC 5079
 608). Knows what an adapter can send (``Capabilities``); does not know how it sends it.
 """
 
+import unicodedata
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pbxguard.screening.call import Block, Failed, Label, Trunk, Verdict
 from pbxguard.screening.pack import Pack
@@ -97,18 +99,17 @@ def treatment_for(
         pack: For texts and languages.
         language: The callee's language, for display texts and as the second language of a prompt.
         has_offer: The INVITE had SDP; without one no early media can reach the caller, so none is played.
-        display_name: What the caller wrote as a name; one that poses as a label of ours is replaced by the number.
+        display_name: What the caller wrote as a name; one that poses as a label of ours (``poses``) is replaced by
+            the number, also where the guard failed and the trunk's policy lets the call go on.
         may_prompt: False when the trunk's prompt budget is used up (RFC 8688 section 6: a prompt is traffic
             that a small INVITE can trigger).
     """
     withhold = Label.CLI_ANONYMISED in verdict.labels
-    if isinstance(verdict, Failed):
-        if trunk.fail == "open":
-            return Treatment(connect=True, withhold=withhold)
-    elif not isinstance(verdict, Block):
-        if withhold:
-            # A name of ours beside no number would be one more thing that a spoofer can choose.
-            return Treatment(connect=True, withhold=True)
+    connects = trunk.fail == "open" if isinstance(verdict, Failed) else not isinstance(verdict, Block)
+    if connects and withhold:
+        # A name of ours beside no number would be one more thing that a spoofer can choose.
+        return Treatment(connect=True, withhold=True)
+    if connects:
         return Treatment(connect=True, display=_display(verdict, pack, language, display_name))
     group = pack.reason_group(verdict.reason)
     status, call_info = refusal(group, capabilities, hostile_ok=trunk.hostile_ok)
@@ -156,13 +157,42 @@ def _display(verdict: Verdict, pack: Pack, language: str, display_name: str) -> 
     label = next((label for label in _SHOWN if label in verdict.labels), None)
     cli = verdict.basis.cli
     if label is None:
-        poses = any(
-            pack.display(shown, spoken).casefold() in display_name.casefold()
-            for shown in _SHOWN
-            for spoken in ("zh", "en")
-        )
-        return (cli.key if cli is not None and cli.key else "-") if poses else ""
+        posing = bool(display_name) and poses(display_name, pack)
+        return (cli.key if cli is not None and cli.key else "-") if posing else ""
     text = pack.display(label, language)
     if label is Label.INTL_ORIGIN_NOTICE and cli is not None and cli.region is not None:
         text = f"{text} {pack.region_name(cli.region, language)}"
     return text
+
+
+#: As many characters of a name are looked at; adapters hand over no more than 80.
+_MOST_NAME = 200
+
+#: Letters by their category that no telephone draws: the Hangul fillers.
+_BLANK_LETTERS = frozenset("\u115f\u1160\u3164\uffa0")
+
+
+def poses(display_name: str, pack: Pack) -> bool:
+    """Whether a name that the caller wrote has the text of a label in it, as a telephone would draw it.
+
+    Compared are letters and digits alone, without case, accents and compatibility forms (UAX 15, NFKD): full-width or
+    styled letters, zero-width and format characters, blanks and punctuation between letters hide nothing. Not caught
+    are letters that only look alike (Cyrillic U+0435 for ``e``, ``0`` for ``O``: the confusables of UTS 39) or are
+    drawn as emoji, the other way to write a Chinese character (traditional for simplified), a translation, and text
+    that reads right in another order only (bidirectional controls). For confusables a kept-up list would be needed:
+    the Python packages that have one are no longer kept up, and a table of our own would not hold what it promises.
+    """
+    name = _bare(display_name[:_MOST_NAME])
+    return any(text in name for text in _posed_as(tuple([pack.display(s, x) for s in _SHOWN for x in ("zh", "en")])))
+
+
+@lru_cache(maxsize=16)  # one for each pack
+def _posed_as(texts: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(filter(None, map(_bare, texts)))
+
+
+def _bare(text: str) -> str:
+    """Letters and digits only, folded."""
+    # Folded twice: what a compatibility form stands for may have a case of its own.
+    folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
+    return "".join([c for c in folded if c.isalnum() and c not in _BLANK_LETTERS])

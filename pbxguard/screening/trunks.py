@@ -24,7 +24,7 @@ SWITCHES = {
 FLAGS = ("origin_notice",)
 """The switches that are true or false."""
 
-_REFUSING = frozenset({"block", "roaming_check", "allocated_only"})
+_REFUSING = frozenset({"block", "roaming_check", "allocated_only", "extension"})
 _OTHERS = {*FLAGS, "wire_format", "detectors", "source", "status", "unverified", "checked_on"}
 
 

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, select, type_coerce
 from sqlalchemy.types import NullType
 
 from pbxguard.screening.lists import shown
+from pbxguard.screening.registry import Floors
 from pbxguard.store.chain import FIELDS, GENESIS, link
 from pbxguard.store.database import Database
 from pbxguard.store.schema import consent_event, consent_state
@@ -156,13 +157,15 @@ def _compare(number: str, rows: Iterable[tuple[str, int, Any]]) -> int:
     """
     said: dict[tuple[str, ...], dict[int, tuple[str, int | None]]] = {}
     recorded: dict[tuple[str, ...], int] = {}
+    floors: Floors[tuple[str, ...], int] = Floors()
     states = 0
     held: set[tuple[tuple[str, ...], int]] = set()
     for _, kind, row in rows:
         key, (since, verb, until) = tuple(row[1:4]), row[4:7]
         if kind == 0:
-            said.setdefault(key, {})[since] = verb, until
-            recorded[key] = max(row[7], recorded.get(key, row[7]))
+            recorded_at, via = row[7:9]
+            said.setdefault(key, {})[floors.since(key, since, via)] = verb, until
+            recorded[key] = max(recorded_at, recorded.get(key, recorded_at))
             continue
         states += 1
         if said.get(key, {}).get(since) != (verb, until):
@@ -199,7 +202,8 @@ _LINES = select(
     *(_e[name] for name in FIELDS),
 ).order_by(_e.id)
 _EVENTS_OF = select(
-    _e.number, _e.call_class, _e.channel, _e.caller, _e.effective_at, _e.verb, _e.until, _e.recorded_at
+    *(_e.number, _e.call_class, _e.channel, _e.caller, _e.effective_at, _e.verb, _e.until),
+    *(_e.recorded_at, _e.via),
 ).order_by(_e.number, _e.id)
 _STATES_OF = select(_s.number, _s.call_class, _s.channel, _s.caller, _s.since, _s.verb, _s.until).order_by(
     *consent_state.primary_key

@@ -6,7 +6,7 @@ Knows lines, columns and errors. Does not know what the columns mean (``listfile
 import csv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
@@ -132,7 +132,10 @@ def moment(text: str, column: str) -> int | None:
         return None
     try:
         at = datetime.fromisoformat(text)
-    except ValueError as exc:
+        if at.tzinfo is not None:
+            # the very first and last hours of the calendar lie outside it in UTC
+            at = at.astimezone(UTC)
+    except (ValueError, OverflowError) as exc:
         raise RowError(column, f"{shown(text)} is not a time such as 2027-01-01T00:00:00Z") from exc
     if at.tzinfo is None:
         raise RowError(column, f"{shown(text)} has no time zone; write it as 2027-01-01T00:00:00+08:00")

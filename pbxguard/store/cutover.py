@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 
 from pbxguard.errors import BadInput, UnknownName
-from pbxguard.screening.registry import CallClass, ConsentEvent, Verb
+from pbxguard.screening.registry import CUTOVER, CallClass, ConsentEvent, Verb
 from pbxguard.store.database import Database
 from pbxguard.store.ledger import append, event_of
 from pbxguard.store.schema import (
@@ -265,6 +265,7 @@ class Cutovers(Database):
                 found = connection.execute(query.order_by(subscriber.c.number).limit(size)).scalars().all()
             if not found:
                 with self.writing() as connection:
+                    _refuse_undone(connection, name)
                     connection.execute(
                         update(cutover)
                         .where(cutover.c.name == name, cutover.c.finished_at.is_(None))
@@ -272,6 +273,7 @@ class Cutovers(Database):
                     )
                 return None
             with self.writing() as connection:
+                _refuse_undone(connection, name)  # it may have been while the subscribers were looked for
                 done = _last_batch(connection, name)
                 if done is not None and done.upto > after:
                     after = done.upto  # another run of the same cut-over was quicker
@@ -474,7 +476,7 @@ def _closings(
                 effective_at=held.effective_at if newest is None else max(held.effective_at, newest),
                 recorded_at=now,
                 actor=f"cutover:{held.name}",
-                via="cutover",
+                via=CUTOVER,
                 evidence=f"batch {batch}, by {actor}",
             )
 
@@ -498,14 +500,21 @@ def _write_batch(
 
 
 def _standing_lines(first: int, last: int) -> Select[Any]:
-    """Those of some lines that still are the newest of what they are about, as ``registry.fold`` has it."""
+    """Those of some lines that still are the newest of what they are about, as ``registry.fold`` has it.
+
+    An own act that was recorded later has overtaken a line whatever its date.
+    """
     e, later = consent_event.c, consent_event.alias("later")
     overtaken = exists().where(
         later.c.number == e.number,
         later.c.call_class == e.call_class,
         later.c.channel == e.channel,
         later.c.caller == e.caller,
-        or_(later.c.effective_at > e.effective_at, and_(later.c.effective_at == e.effective_at, later.c.id > e.id)),
+        or_(
+            later.c.effective_at > e.effective_at,
+            and_(later.c.effective_at == e.effective_at, later.c.id > e.id),
+            and_(later.c.via != CUTOVER, later.c.id > e.id),
+        ),
     )
     return select(consent_event).where(e.id.between(first, last), ~overtaken).order_by(e.id)
 
@@ -520,7 +529,7 @@ def _reset(event: ConsentEvent, batch: int, now: datetime, actor: str) -> Consen
         effective_at=event.effective_at,
         recorded_at=now,
         actor=event.actor,
-        via="cutover",
+        via=CUTOVER,
         evidence=f"batch {batch} undone, by {actor}",
     )
 
@@ -535,6 +544,11 @@ def _known(connection: Connection, name: str, store: Cutovers) -> Cutover:
 
 def _undone(name: str) -> BadInput:
     return BadInput(f"cut-over {name} was undone; begin a new one under another name")
+
+
+def _refuse_undone(connection: Connection, name: str) -> None:
+    if connection.execute(select(cutover.c.undone_at).where(cutover.c.name == name)).scalar() is not None:
+        raise _undone(name)
 
 
 def _batch_rows(name: str) -> Select[Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Dialect, Row, Select, bindparam, delete, func, insert, select
 
-from pbxguard.screening.registry import CallClass, Consent, ConsentEvent, Verb
+from pbxguard.screening.registry import CUTOVER, CallClass, Consent, ConsentEvent, Floors, Verb
 from pbxguard.store.chain import FIELDS, GENESIS, link
 from pbxguard.store.database import Database
 from pbxguard.store.ledgerfile import Told, check_event, read_events
@@ -42,7 +42,7 @@ class Ledger(Database):
         """Write all of them or, if one fails or ``events`` raises, none; give their number.
 
         The state keeps, of each key (number, class, channel, caller), the newest event that had begun when
-        it was recorded, and those dated ahead of that.
+        it was recorded, and those dated ahead of that, as ``registry.standing``.
 
         Raises:
             BadInput: An event's end is not after its start, or a text is too long or not printable.
@@ -58,6 +58,7 @@ class Ledger(Database):
         *,
         now: datetime,
         actor: str,
+        restore: bool = False,
         dry_run: bool = False,
         progress: Callable[[str, int], None] | None = None,
     ) -> LedgerImport:
@@ -69,8 +70,9 @@ class Ledger(Database):
         Args:
             path: The file; ``ledgerfile`` has its columns.
             normalise: Number as typed -> home form; raises BadNumber.
-            now: When the events are recorded, where the file does not say.
-            actor: Who did it, where the file does not say.
+            now: When the events are recorded.
+            actor: Who did it.
+            restore: Take these, and ``via``, from the file, as ``ledgerfile.read_events``.
             dry_run: Only tell what it would do.
             progress: Called with what is being done and the number of rows so far, every few thousand.
 
@@ -80,7 +82,7 @@ class Ledger(Database):
 
         def told(doing: str) -> Iterator[list[Told]]:
             done = 0
-            for batch in batches(read_events(path, normalise, now=now, actor=actor)):
+            for batch in batches(read_events(path, normalise, now=now, actor=actor, restore=restore)):
                 yield batch
                 done += len(batch)
                 if progress:
@@ -144,7 +146,9 @@ def append(connection: Connection, events: Iterable[ConsentEvent]) -> tuple[int,
     statements = _compiled(connection.dialect)
     for batch in batches(events):
         rows = [_event_row(event) for event in batch]
+        floors = Floors(_cutover_lines(connection, rows) if last else None)
         for row in rows:
+            row["since"] = floors.since(_key(row), row["effective_at"], row["via"])
             # Not left to the database: of two writers that were to follow the same line, the key refuses one.
             last += 1
             row["id"], row["previous"] = last, previous
@@ -152,6 +156,18 @@ def append(connection: Connection, events: Iterable[ConsentEvent]) -> tuple[int,
         for sql, picked in statements:
             connection.exec_driver_sql(sql, list(map(picked, rows)))
     return first, last
+
+
+def _cutover_lines(connection: Connection, rows: list[dict[str, Any]]) -> dict[tuple[str, ...], int]:
+    """Give the newest line of a cut-over about each key of these numbers."""
+    e = consent_event.c
+    keys = [e[name] for name in _KEY]
+    found: dict[tuple[str, ...], int] = {}
+    for numbers in batches(dict.fromkeys(row["number"] for row in rows), 500):
+        query = select(*keys, func.max(e.effective_at)).where(e.number.in_(numbers), e.via == CUTOVER)
+        for *key, newest in connection.execute(query.group_by(*keys)):
+            found[tuple(key)] = newest
+    return found
 
 
 def _unknown(connection: Connection, told: list[Told], last: int) -> Iterator[ConsentEvent]:
@@ -178,6 +194,7 @@ def _unknown(connection: Connection, told: list[Told], last: int) -> Iterator[Co
 _HEAD = select(consent_event.c.id, consent_event.c.hash).order_by(consent_event.c.id.desc()).limit(1)
 _hashed = itemgetter(*FIELDS)
 _KEY = ("number", "call_class", "channel", "caller")
+_key = itemgetter(*_KEY)
 
 
 def _same_key(table: Any) -> list[Any]:
@@ -212,15 +229,13 @@ def _compiled(dialect: Dialect) -> tuple[tuple[str, Callable[[dict[str, Any]], t
 
 def _event_row(event: ConsentEvent) -> dict[str, Any]:
     check_event(event)
-    effective_at = to_micros(event.effective_at)
     return {
         "number": event.number,
         "call_class": str(event.call_class),
         "channel": str(event.channel),
         "caller": event.caller,
         "verb": str(event.verb),
-        "effective_at": effective_at,
-        "since": effective_at,
+        "effective_at": to_micros(event.effective_at),
         "until": to_micros(event.until),
         "recorded_at": to_micros(event.recorded_at),
         "actor": event.actor,

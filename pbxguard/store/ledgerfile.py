@@ -1,8 +1,9 @@
 """Consent events as CSV files: read with every bad row named, written so that reading gives the same back.
 
 Columns ``number,class,channel,caller,verb,effective_at,until,recorded_at,actor,via,evidence``; only ``number``,
-``class``, ``verb`` and ``effective_at`` are required. UTF-8, with or without a byte order mark, lines end in LF or
-CRLF; times are ISO 8601 with their offset from UTC.
+``class``, ``verb`` and ``effective_at`` are required. What the ledger says of its own writing (``recorded_at``,
+``actor``, ``via``) is taken from a file only to restore a ledger from its export. UTF-8, with or without a byte
+order mark, lines end in LF or CRLF; times are ISO 8601 with their offset from UTC.
 """
 
 import csv
@@ -42,6 +43,8 @@ _MAX_VIA = 20
 _REMEMBERED = 10_000
 _NOTHING: frozenset[str] = frozenset()
 
+_OURS = ("recorded_at", "actor", "via")
+
 Told = tuple[ConsentEvent, frozenset[str]]
 """An event, and the names of its fields that the file left to us (``recorded_at``, ``actor``, ``via``)."""
 
@@ -76,7 +79,9 @@ def write_events(file: TextIO, events: Iterable[ConsentEvent]) -> int:
     return total
 
 
-def read_events(path: Path, normalise: Callable[[str], str], *, now: datetime, actor: str) -> Iterator[Told]:
+def read_events(
+    path: Path, normalise: Callable[[str], str], *, now: datetime, actor: str, restore: bool = False
+) -> Iterator[Told]:
     """Read events from a CSV file, in its order.
 
     The whole file is read even when a row is bad, to name all that is wrong; then BadInput is raised in
@@ -85,23 +90,27 @@ def read_events(path: Path, normalise: Callable[[str], str], *, now: datetime, a
     Args:
         path: The file.
         normalise: Number as typed -> home form; raises BadNumber. Applied to numbers and callers.
-        now: Stands for a ``recorded_at`` that the file does not have; no row may be recorded after it.
-        actor: Stands for an ``actor`` that the file does not have; an absent ``via`` is ``import``.
+        now: When the events are recorded.
+        actor: Who did it; ``via`` is ``import``.
+        restore: The file is the export of a ledger, which is brought back: its own ``recorded_at`` (not after *now*),
+            ``actor`` and ``via`` hold where it has them, and the resets of its cut-overs are no error.
 
     Raises:
         BadInput: The file cannot be read, its header is wrong, or it has bad rows: the first 20 are
             listed, each with its line.
     """
     with opened(path) as file:
-        yield from _Reader(CsvFile(path, file), normalise, now, actor).events()
+        yield from _Reader(CsvFile(path, file), normalise, now, actor, restore=restore).events()
 
 
 class _Reader:
     """One pass over one file."""
 
-    def __init__(self, file: CsvFile, normalise: Callable[[str], str], now: datetime, actor: str) -> None:
+    def __init__(
+        self, file: CsvFile, normalise: Callable[[str], str], now: datetime, actor: str, *, restore: bool
+    ) -> None:
         self._file, self._normalise = file, normalise
-        self._now, self._actor = now, actor
+        self._now, self._actor, self._restore = now, actor, restore
         self._times: dict[str, datetime] = {}  # a whole file often has a handful of different times
 
     def events(self) -> Iterator[Told]:
@@ -117,6 +126,8 @@ class _Reader:
         self._file.raise_if_wrong()
 
     def _event(self, given: dict[str, str]) -> Told:
+        if not self._restore:
+            given = {**given, **dict.fromkeys(_OURS, "")}
         number, caller = given["number"].strip(), given.get("caller", "").strip()
         recorded = given.get("recorded_at", "").strip()
         actor, via = given.get("actor", ""), given.get("via", "")
@@ -137,13 +148,16 @@ class _Reader:
             evidence=given.get("evidence", ""),
         )
         check_event(event)
+        if event.verb is Verb.RESET and not self._restore:
+            raise BadInput(
+                "column verb: only the undoing of a cut-over resets; --restore takes it from an exported ledger"
+            )
         if event.recorded_at > self._now:
             # what is dated ahead of its record would be taken for something that holds
             raise BadInput(f"column recorded_at: {shown(recorded)} is in the future; leave it empty for now")
         if recorded and actor and via:
             return event, _NOTHING
-        silent = (("recorded_at", recorded), ("actor", actor), ("via", via))
-        return event, frozenset(name for name, text in silent if not text)
+        return event, frozenset(name for name, text in zip(_OURS, (recorded, actor, via), strict=True) if not text)
 
     def _time(self, column: str, text: str) -> datetime:
         known = self._times.get(text)

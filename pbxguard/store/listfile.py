@@ -7,6 +7,7 @@ UTF-8, with or without a byte order mark, lines end in LF or CRLF; times have a 
 import csv
 from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, TextIO
@@ -57,7 +58,9 @@ def read_csv(
     path: Path,
     normalise: Callable[[str], str],
     *,
+    home: str,
     name: str = "system",
+    only: bool = False,
     tags: Collection[str] = (),
     never_block: Callable[[str], bool] | None = None,
 ) -> Iterator[ListEntry]:
@@ -69,7 +72,9 @@ def read_csv(
     Args:
         path: The file.
         normalise: Number as typed -> home form; raises BadNumber. Applied to patterns and owners.
+        home: The country's own code, ``+86`` (``normalise_pattern``).
         name: The list of rows that do not name one. Rows without an action block.
+        only: All rows are global entries of that list: one that names another list or an owner is bad.
         tags: The classes and regions that patterns may name (``normalise_pattern``).
         never_block: Whether a number in home form is one that no list may block; a row that blocks nothing
             else is bad.
@@ -78,7 +83,7 @@ def read_csv(
         BadInput: The file cannot be read, its header is wrong, or it has bad rows: the first 20 are
             listed, each with line and column.
     """
-    for row in staged_csv(path, normalise, name=name, tags=tags, never_block=never_block):
+    for row in staged_csv(path, normalise, home=home, name=name, only=only, tags=tags, never_block=never_block):
         owner, key, listed, span, part, action, source, reason, legal, expires, since, kept, document, lifted, why = (
             row
         )
@@ -128,13 +133,16 @@ def staged_csv(
     path: Path,
     normalise: Callable[[str], str],
     *,
+    home: str,
     name: str,
+    only: bool = False,
     tags: Collection[str] = (),
     never_block: Callable[[str], bool] | None = None,
 ) -> Iterator[StagedRow]:
     """Read the file as rows of the table; otherwise as ``read_csv``."""
     with opened(path) as file:
-        yield from _Reader(CsvFile(path, file), normalise, name, tags, never_block).rows()
+        pattern = partial(normalise_pattern, normalise=normalise, home=home, tags=tags)
+        yield from _Reader(CsvFile(path, file), normalise, pattern, name, never_block, only=only).rows()
 
 
 NEVER_BLOCK = "is an emergency or operator number, which no list may block"
@@ -148,11 +156,14 @@ class _Reader:
         self,
         file: CsvFile,
         normalise: Callable[[str], str],
+        pattern: Callable[[str], str],
         name: str,
-        tags: Collection[str],
         never_block: Callable[[str], bool] | None,
+        *,
+        only: bool,
     ) -> None:
-        self._file, self._normalise, self._name, self._tags = file, normalise, name, tags
+        self._file, self._normalise, self._normal_pattern = file, normalise, pattern
+        self._name, self._only = name, only
         self._never_block = never_block or (lambda _key: False)
         self._known: dict[Any, _Attributes] = {}
 
@@ -195,7 +206,7 @@ class _Reader:
         return self._known[rest]
 
     def _pattern(self, text: str, *, blocks: bool) -> str:
-        pattern = normalise_pattern(text, self._normalise, tags=self._tags)
+        pattern = self._normal_pattern(text)
         if blocks and consists_of(pattern, self._never_block):
             raise RowError("pattern", f"{shown(pattern)} {NEVER_BLOCK}")
         return pattern
@@ -215,12 +226,7 @@ class _Reader:
             raise RowError("retained", f"{shown(retained)} is neither yes nor no")
         if retained == "yes" and action != "block":
             raise RowError("retained", "only an entry that blocks can be for a number that is kept")
-        owner = given.get("owner", "").strip()
-        if owner:
-            try:
-                owner = self._normalise(owner)
-            except BadNumber as exc:
-                raise RowError("owner", str(exc)) from exc
+        owner, name = self._list(given)
         since, expires_at, lifted_at = (
             moment(given.get(column, "").strip(), column) for column in ("since", "expires_at", "lifted_at")
         )
@@ -238,9 +244,20 @@ class _Reader:
             lifted_at,
             given.get("lift_reason", ""),
         )
-        name = given.get("name", "").strip() or self._name
         _check_note(action, owner, name)
         return owner, name, tail
+
+    def _list(self, given: dict[str, str]) -> tuple[str, str]:
+        """Give owner and name of the list that a row belongs to."""
+        owner, name = given.get("owner", "").strip(), given.get("name", "").strip() or self._name
+        if self._only and name != self._name:
+            raise RowError("name", f"{shown(name)} is not the list that is imported, {shown(self._name)}")
+        if self._only and owner:
+            raise RowError("owner", f"{shown(owner)}: the list that is imported is global; leave the owner empty")
+        try:
+            return self._normalise(owner) if owner else "", name
+        except BadNumber as exc:
+            raise RowError("owner", str(exc)) from exc
 
 
 def _check_note(action: str, owner: str, name: str) -> None:

@@ -134,7 +134,9 @@ class Listing(Database):
         path: Path,
         normalise: Callable[[str], str],
         *,
+        home: str,
         name: str = "system",
+        only: bool = False,
         replace: str | None = None,
         dry_run: bool = False,
         progress: Callable[[int], None] | None = None,
@@ -146,7 +148,9 @@ class Listing(Database):
         Args:
             path: The file.
             normalise: As in ``read_csv``.
+            home: As in ``read_csv``.
             name: The list of rows that do not name one.
+            only: As in ``read_csv``.
             replace: As in ``import_entries``.
             dry_run: As in ``import_entries``.
             progress: As in ``import_entries``.
@@ -156,7 +160,9 @@ class Listing(Database):
         Raises:
             BadInput: The file has bad rows; the message lists the first of them.
         """
-        rows = staged_csv(path, normalise, name=replace or name, tags=tags, never_block=never_block)
+        rows = staged_csv(
+            path, normalise, home=home, name=replace or name, only=only, tags=tags, never_block=never_block
+        )
         return self._import(rows, replace, dry_run, progress)
 
     def _import(

@@ -20,11 +20,12 @@ from sqlalchemy import (
     Text,
 )
 
-REVISIONS = ("0001", "0002", "0003")
+REVISIONS = ("0001", "0002", "0003", "0004")
 """Every schema revision that this program can read or migrate from, oldest first; the last is current."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 metadata = MetaData()
 
@@ -203,5 +204,14 @@ def from_micros(micros: int) -> datetime: ...
 @overload
 def from_micros(micros: None) -> None: ...
 def from_micros(micros: int | None) -> datetime | None:
-    """Turn microseconds since 1970 into an aware UTC time; None stays None."""
-    return None if micros is None else _EPOCH + timedelta(microseconds=micros)
+    """Turn microseconds since 1970 into an aware UTC time; None stays None.
+
+    What lies before year 1 or after year 9999 is the first or last moment of the calendar: a row that somebody wrote
+    in by hand must not stop the decisions that read it.
+    """
+    if micros is None:
+        return None
+    try:
+        return _EPOCH + timedelta(microseconds=micros)
+    except OverflowError:
+        return _FIRST if micros < 0 else _LAST

@@ -151,7 +151,9 @@ def test_batch(run, zhang, tmp_path) -> None:
 
 def test_batch_labels_are_split_by_semicolons(run, tmp_path) -> None:
     """Several labels stand in one field, a;b."""
-    (tmp_path / "site.toml").write_text('[trunks.abroad]\nkind = "intl_gateway"\nroaming = "unknown"\n')
+    (tmp_path / "site.toml").write_text(
+        '[screening]\naccept_unverified = ["*"]\n[trunks.abroad]\nkind = "intl_gateway"\nroaming = "unknown"\n'
+    )
     (tmp_path / "calls.csv").write_text(f"callee,cli\n{Z0},+8617012345678\n")
     told = run("--config", "site.toml", "check", "--batch", "calls.csv", "--trunk", "abroad").stdout
     assert rows(told)[1] == [

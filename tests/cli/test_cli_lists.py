@@ -199,6 +199,66 @@ def test_punish_and_lift(run) -> None:
     assert "is not on" in run("lists", "lift", "13912345678", "--reason", "x", code=1).stderr
 
 
+def test_one_measure_entered_twice_does_not_double_the_term(run) -> None:
+    """The same command again is refused with the remedy, with and without a document; the term stays."""
+    words = ("lists", "punish", PUNISHED, "--from", "2026-06-01", "--basis", "police")
+    run(*words)
+    assert "a further measure needs its own --document" in run(*words, code=2).stderr
+    assert (
+        "a measure from 2026-06-01 is on the list, without a document"
+        in run(*words, "--document", "A 1", code=2).stderr
+    )
+    assert shown(run)[PUNISHED]["expires"] == "2028-06-01 00:00:00"
+
+
+def test_import_into_a_list_is_confined_to_it(run, tmp_path) -> None:
+    """With --list a row of another list or of a subscriber is an error by line; without, it goes where it says."""
+    rows = f"1*,note,,roaming_yes\n13800138000,block,,vendor\n+*,allow,{Z0},\n"
+    (tmp_path / "in.csv").write_text("pattern,action,owner,name\n" + rows)
+    for more in ((), ("--replace",), ("--dry-run",)):
+        said = run("lists", "import", "in.csv", "--list", "vendor", *more, code=2).stderr
+        assert "2 bad rows, nothing was imported: line 2: column name: 'roaming_yes' is not the list" in said
+        assert f"line 4: column owner: '{Z0}': the list that is imported is global" in said
+    assert shown(run) == {}
+    run("lists", "import", "in.csv")
+    assert {row["list"] for row in shown(run).values()} == {"roaming_yes", "vendor", "system"}
+
+
+@pytest.mark.parametrize("pack", ["de", "gb"])
+def test_prefix_of_home_is_that_of_the_pack(run, tmp_path, pack) -> None:
+    """A prefix with the pack's own country code would match nothing and is refused; China's is a foreign one."""
+    own = {"de": "+49", "gb": "+44"}[pack]
+    (tmp_path / "pbxguard.toml").write_text(f'[screening]\npack = "{pack}"\naccept_unverified = ["*"]\n')
+    assert run("lists", "add", "+86*").stdout == "global list system: block +86*\n"
+    assert f"(not {own}138*)" in run("lists", "add", f"{own}30*", code=2).stderr
+    (tmp_path / "in.csv").write_text(f"pattern\n+8613*\n{own}30*\n")
+    assert "1 bad rows, nothing was imported: line 3" in run("lists", "import", "in.csv", code=2).stderr
+    assert list(shown(run)) == ["+86*"]
+
+
+@pytest.mark.parametrize(
+    ("column", "time"), [("since", "0001-01-01T00:00:00+14:00"), ("expires_at", "9999-12-31T23:59:59-12:00")]
+)
+def test_time_outside_the_calendar_is_a_bad_row(run, tmp_path, column, time) -> None:
+    """A time that is in no year of the calendar in UTC is an error by line; calls are decided as before."""
+    (tmp_path / "in.csv").write_text(f"pattern,name,{column}\nclass:intl,system,{time}\n")
+    assert f"line 2: column {column}: " in run("lists", "import", "in.csv", code=2).stderr
+    assert shown(run) == {}
+
+
+def test_first_and_last_moment_are_shown(run, tmp_path) -> None:
+    """Times that the site's zone does not have are shown as they are in UTC; the entry holds, and comes back."""
+    (tmp_path / "in.csv").write_text(
+        "pattern,since,expires_at\n13800138000,0001-01-01T00:00:00Z,9999-12-31T23:59:59Z\n"
+    )
+    run("lists", "import", "in.csv")
+    assert reason(run, "13800138000") == "system_blocklist"
+    assert shown(run)["13800138000"]["expires"] == "9999-12-31 23:59:59"
+    run("lists", "export", "out.csv")
+    run("lists", "import", "out.csv", "--replace")
+    assert reason(run, "13800138000") == "system_blocklist"
+
+
 def test_what_cannot_be_punished_or_kept(run) -> None:
     """The same number twice, a number that is punished itself, an emergency number: one line, nothing stored."""
     words = ("lists", "punish", PUNISHED, "--from", "2026-06-01", "--basis", "police")

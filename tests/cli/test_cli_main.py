@@ -100,7 +100,7 @@ def test_broken_settings(run, tmp_path, words) -> None:
 )
 def test_settings_that_do_not_fit_the_pack(run, tmp_path, text, says) -> None:
     """A pack, kind or number that is not there is named, before any call is decided."""
-    (tmp_path / "pbxguard.toml").write_text(text)
+    (tmp_path / "pbxguard.toml").write_text(f"{text}\n[screening]\naccept_unverified = ['*']\n")
     assert says in run(*CHECK, code=2).stderr
 
 
@@ -160,9 +160,10 @@ def test_state_folder_that_cannot_be_made(run, tmp_path, monkeypatch) -> None:
 
 def test_database_elsewhere(run, tmp_path) -> None:
     """store.url of the settings names the database; a folder that is not there is said to be none."""
-    (tmp_path / "pbxguard.toml").write_text(f'[store]\nurl = "{tmp_path}/none/x.db"')
+    accept = '[screening]\naccept_unverified = ["*"]\n'
+    (tmp_path / "pbxguard.toml").write_text(f'{accept}[store]\nurl = "{tmp_path}/none/x.db"')
     assert f"the folder {tmp_path}/none is not there" in run(*CHECK, code=3).stderr
-    (tmp_path / "pbxguard.toml").write_text('[store]\nurl = "postgresql://h/x"')
+    (tmp_path / "pbxguard.toml").write_text(f'{accept}[store]\nurl = "postgresql://h/x"')
     assert "keeps its data in SQLite" in run(*CHECK, code=2).stderr
 
 

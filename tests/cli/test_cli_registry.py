@@ -149,14 +149,40 @@ def test_export_and_import_again(run, tmp_path, monkeypatch) -> None:
     assert (tmp_path / "all.csv").read_text(encoding="utf-8") == text
     before, shown = verified(run), run("registry", "show", Z0, "--json").stdout
     monkeypatch.setenv("PBXGUARD_STATE", str(tmp_path / "other"))
-    assert run("registry", "import", "all.csv", "--dry-run").stdout == "would append 3 events\n"
+    restore = ("registry", "import", "all.csv", "--restore")
+    assert run(*restore, "--dry-run").stdout == "would append 3 events\n"
     assert verified(run)["events"] == 0
-    assert run("registry", "import", "all.csv").stdout == "appended 3 events\n"
+    assert run(*restore).stdout == "appended 3 events\n"
     assert verified(run) == before
     assert run("registry", "show", Z0, "--json").stdout == shown
     assert run("registry", "import", "all.csv").stdout == "appended 0 events; 3 are in the ledger already\n"
     assert run("registry", "export").stdout == text
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_import_is_ours(run, tmp_path) -> None:
+    """Whatever a file says, its events are an import of now by who imports; --restore takes them as they stand."""
+    columns = "number,class,verb,effective_at,recorded_at,actor,via\n"
+    forged = "2020-01-01T00:00Z,subscriber,sms\n"
+    (tmp_path / "in.csv").write_text(f"{columns}{Z0},hmt,open,2020-01-01T00:00Z,{forged}")
+    run("registry", "import", "in.csv")
+    (line,) = json.loads(run("registry", "history", Z0, "--json").stdout)
+    assert (line["by"], line["via"]) == (f"cli:{getpass.getuser()}", "import")
+    assert line["recorded"] > "2026"
+    assert "appended 0 events" in run("registry", "import", "in.csv").stdout
+    (tmp_path / "reset.csv").write_text(f"{columns}{Z0},intl,reset,2020-01-01T00:00Z,{forged}")
+    assert "line 2: column verb: only the undoing" in run("registry", "import", "reset.csv", code=2).stderr
+    run("registry", "import", "reset.csv", "--restore")
+    assert json.loads(run("registry", "history", Z0, "--json").stdout)[1]["via"] == "sms"
+
+
+def test_act_with_an_older_date_is_said_to_change_nothing(run) -> None:
+    """Who opens today and closes from last year on has it open still, and reads so."""
+    run("registry", "open", Z0, "--class", "hmt")
+    said = run("registry", "close", Z0, "--class", "hmt", "--at", "2020-01-01").stdout
+    assert "note: class hmt stays open since" in said
+    assert "note:" not in run("registry", "close", Z0, "--class", "hmt").stdout
+    assert reason(run) == "intl_default_off"
 
 
 def test_short_import(run, tmp_path) -> None:

@@ -18,6 +18,7 @@ from pbxguard.screening.treatment import ASTERISK
 from pbxguard.store import Store
 
 Z0, HK, UK = "13957100001", "+85261234567", "+442079460000"
+ACCEPT = '[screening]\naccept_unverified = ["*"]\n'
 NOON = datetime(2026, 6, 1, 4, tzinfo=UTC)
 
 
@@ -76,7 +77,8 @@ def test_nothing_changed_and_nothing_differs(run, record) -> None:
 
 def test_what_the_caller_wrote_is_decided_again(run, record, tmp_path) -> None:
     """Asserted identity, diversion and channel of the call count again, on the trunk as it is set up."""
-    site = '[trunks.t]\nkind = "national"\ntrusted = true\n[trunks.u]\nkind = "intl_gateway"\ntrusted = true\n'
+    site = ACCEPT + '[trunks.t]\nkind = "national"\ntrusted = true\n'
+    site += '[trunks.u]\nkind = "intl_gateway"\ntrusted = true\n'
     (tmp_path / "site.toml").write_text(site)
     record("13800138000", trunk="t", settings="site.toml", asserted="4008123456")
     record(HK, trunk="u", settings="site.toml", diverted_by=(Z0,))
@@ -171,7 +173,7 @@ def test_pack_and_settings_on_trial(run, record, tmp_path) -> None:
         'action = "block"\nreason = "class_not_voice"\ndetail = "on trial"\nsource = "test"\n',
         encoding="utf-8",
     )
-    accept = 'pack = "./trial"\n[screening]\naccept_unverified = ["*"]\n'
+    accept = 'pack = "./trial"\n' + ACCEPT
     (tmp_path / "trial.toml").write_text(accept + '[trunks.natl]\nkind = "national"\n')
     told = json.loads(run("--config", "trial.toml", "check", "--recorded", "--json").stdout)
     assert changes(told) == {("allow vas_call_centre", "block class_not_voice"): 1}
@@ -189,7 +191,7 @@ def test_pack_and_settings_on_trial(run, record, tmp_path) -> None:
 def test_recorded_shadow_hits(run, record, store, tmp_path) -> None:
     """--shadow counts what was noted with the calls; explain shows it for one."""
     store.import_entries([ListEntry("", "138*", Action.BLOCK, "feed")])
-    shadow = '[screening]\naccept_unverified = ["*"]\nshadow_lists = ["feed"]\n[trunks.natl]\nkind = "national"\n'
+    shadow = ACCEPT + 'shadow_lists = ["feed"]\n[trunks.natl]\nkind = "national"\n'
     (tmp_path / "site.toml").write_text(shadow)
     record("13800138000", "13900139000", "13800138000", settings="site.toml")
     told = counted(run, "--shadow")
@@ -226,7 +228,7 @@ def test_calls_of_a_trunk_that_is_gone(run, record, tmp_path) -> None:
     """They are left out and counted."""
     record("13800138000", trunk="goip1")
     record("13800138000", "95013")
-    (tmp_path / "site.toml").write_text('[trunks.natl]\nkind = "national"\n')
+    (tmp_path / "site.toml").write_text(ACCEPT + '[trunks.natl]\nkind = "national"\n')
     result = run("--config", "site.toml", "check", "--recorded")
     assert "1 calls of trunk 'goip1' are left out: the settings have no such trunk" in result.stderr
     assert "2 recorded calls" in result.stdout

@@ -20,6 +20,7 @@ from pbxguard.pbx.health import heard
 
 FRAMES = Path(__file__).parents[1] / "frames"
 LIMIT = 20.0
+ACCEPT = '[screening]\naccept_unverified = ["*"]\n'
 
 
 class Peer(socketserver.BaseRequestHandler):
@@ -37,8 +38,10 @@ class Peer(socketserver.BaseRequestHandler):
             self.request.sendall(greeting + b"\n\n")
             left = b""
             while data := self.request.recv(65536):
-                *commands, left = (left + data).split(b"\n\n")
-                for command in commands:
+                left = (left + data).lstrip(b"\n")
+                while b"\n\n" in left:
+                    command, _, left = left.partition(b"\n\n")
+                    left = left.lstrip(b"\n")  # FreeSWITCH skips empty lines before a command
                     self.server.commands.append(command.decode())
                     reply = replies.get(command.split()[0], (FRAMES / "esl-api.bin").read_bytes())
                     self.request.sendall(reply + echo * (b"pbxguard::echo" in command.partition(b"\n")[2]))
@@ -83,7 +86,7 @@ def serving(program, tmp_path: Path, state: Path) -> Iterator[Callable[..., subp
 
     def start(port: int, agi: int | None = None) -> subprocess.Popen[bytes]:
         (tmp_path / "pbxguard.toml").write_text(
-            f"[asterisk]\nport = {agi or free_port()}\n[freeswitch.a]\nport = {port}\n"
+            f"{ACCEPT}[asterisk]\nport = {agi or free_port()}\n[freeswitch.a]\nport = {port}\n"
         )
         with (tmp_path / "log").open("wb") as log:
             started.append(program("serve", stdout=log, stderr=log))
@@ -210,7 +213,8 @@ def test_status_of_a_pid_that_was_used_again(run, state) -> None:
 def test_settings_that_only_a_handler_finds_wrong(program, state, tmp_path, switch) -> None:
     """A handler that refuses the settings at its start ends all with exit code 2, and its line says what is wrong."""
     (tmp_path / "pbxguard.toml").write_text(
-        f"[asterisk]\nport = {free_port()}\n[freeswitch.a]\nport = {switch}\n[store]\nurl = 'postgresql://h/db'\n"
+        f"{ACCEPT}[asterisk]\nport = {free_port()}\n[freeswitch.a]\nport = {switch}\n"
+        "[store]\nurl = 'postgresql://h/db'\n"
     )
     running = program("serve")
     _, said = running.communicate(timeout=LIMIT)

@@ -118,7 +118,18 @@ def answered(path: Path) -> bool:
 
 async def test_a_number_that_may_not_be_shown_is_shown_to_nobody(world: World) -> None:
     """The telephone rings, and no message to it has the number or the name of the caller."""
-    call = Placing("", "intl", BERLIN, ZHANG.number, display_name="Sparkasse", listen=0.2)
+    more = {
+        name: value.format(BERLIN)
+        for name, value in {
+            "P-Asserted-Identity": "<sip:{}@c>",
+            "P-Charge-Info": "<sip:{}@c>",
+            "X-Caller": "{}",
+            "User-to-User": "{};encoding=ascii",
+            "Diversion": "<sip:{}@c>;reason=unknown",
+            "K-Caller": "{}",
+        }.items()
+    }
+    call = Placing("", "intl", BERLIN, ZHANG.number, display_name="Sparkasse", raw=True, headers=more)
     invites = await place(world, call)
 
     await wait_for(lambda: bool(recorded(world)), 5, "the decision record")
@@ -129,6 +140,17 @@ async def test_a_number_that_may_not_be_shown_is_shown_to_nobody(world: World) -
     assert "30901820" not in said + invites[0].body.decode("utf-8", "replace")
     assert "Sparkasse" not in said
     assert "anonymous" in (invites[0].header("From") or "").lower()
+
+
+async def test_a_caller_who_writes_over_the_address_is_not_put_through(world: World) -> None:
+    """Parameters of From that FreeSWITCH takes for its own variables, with a name that looks like that number's."""
+    sender = "110@gw>;user=030901820;host=c;tag=7\nX-Rest: <sip:x"
+    call = Placing("", "natl", sender, ZHANG.number, display_name="%22 <sip:030901820@c>", raw=True)
+    before = len(recorded(world))
+
+    assert await place(world, call) == []
+    await wait_for(lambda: len(recorded(world)) > before, 5, "the decision record")
+    assert recorded(world)[0].verdict == "block"
 
 
 async def test_a_transferred_call_is_not_screened_twice(world: World) -> None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pbxguard.errors import PeerProtocolError
 from pbxguard.packs import load
 from pbxguard.pbx import address, agi
-from pbxguard.screening.call import Allow, Basis, Block, Call, Label, Reason, Trunk
+from pbxguard.screening import policy
+from pbxguard.screening.call import Allow, Basis, Block, Call, Facts, Label, Reason, Trunk
 from pbxguard.screening.numbering import Form, read_cli
 from pbxguard.screening.treatment import Treatment
 
@@ -351,25 +352,25 @@ BASIS = Basis("7.default_off", "test")
         (
             Allow(Reason.INTL_ORIGIN_NOTICE, BASIS, (Label.INTL_ORIGIN_NOTICE, Label.MVNO)),
             Treatment(connect=True, display="境外来电 中国香港"),
-            "1|allow||none|||intl_origin_notice|intl_origin_notice;mvno|境外来电 中国香港",
+            "1|allow||none|||intl_origin_notice|intl_origin_notice;mvno|境外来电 中国香港|",
         ),
         (
             Block(Reason.INTL_DEFAULT_OFF, BASIS),
             Treatment(connect=False, status=603, mode="early", prompt="intl_default_off", languages=("zh", "en")),
-            "1|block|603|early|zh/intl_default_off|en/intl_default_off|intl_default_off||",
+            "1|block|603|early|zh/intl_default_off|en/intl_default_off|intl_default_off|||",
         ),
         (
             Block(Reason.CLI_MISSING, BASIS),
             Treatment(connect=False, status=433),
-            "1|block|433|none|||cli_missing||",
+            "1|block|433|none|||cli_missing|||",
         ),
         (
             Allow(Reason.CLI_ANONYMISED, BASIS, (Label.CLI_ANONYMISED,)),
             Treatment(connect=True, withhold=True),
-            "1|withhold||none|||cli_anonymised|cli_anonymised|",
+            "1|withhold||none|||cli_anonymised|cli_anonymised||",
         ),
-        (Allow(Reason.DEFAULT, BASIS), Treatment(connect=True, display="a|b"), "1|allow||none|||default||"),
-        (Allow(Reason.DEFAULT, BASIS), Treatment(connect=True, display="a\nb"), "1|allow||none|||default||"),
+        (Allow(Reason.DEFAULT, BASIS), Treatment(connect=True, display="a|b"), "1|allow||none|||default|||"),
+        (Allow(Reason.DEFAULT, BASIS), Treatment(connect=True, display="a\nb"), "1|allow||none|||default|||"),
     ],
 )
 def test_pack_verdict(verdict, treatment: Treatment, packed: str) -> None:
@@ -380,8 +381,63 @@ def test_pack_verdict(verdict, treatment: Treatment, packed: str) -> None:
 def test_dialplan_cuts_the_fields_that_are_packed() -> None:
     """The dialplan reads the same variable, version and number of fields as are written."""
     dialplan = (Path(__file__).parents[2] / "dialplans/asterisk/pbxguard.conf").read_text("utf-8")
-    cut = {int(n) for n in re.findall(r"CUT\(PBXGUARD_VERDICT,\|,(\d)\)", dialplan)}
+    cut = {int(n) for n in re.findall(r"CUT\(PBXGUARD_VERDICT,\|,(\d+)\)", dialplan)}
     packed = agi.pack_verdict(Allow(Reason.DEFAULT, BASIS), Treatment(connect=True))
     assert cut == set(range(1, packed.count("|") + 2))
     assert f'CUT({agi.VERDICT_VARIABLE},|,1)}}" = "{agi.VERSION}"' in dialplan
     assert f"v={agi.VERSION}&trunk=" in dialplan
+
+
+# -- what the callee sees -------------------------------------------------------------------------------------
+
+ENT = Trunk("ent", "enterprise", allocated=("0571865543*",))
+NATL = Trunk("natl", "national", trusted=True)
+OTHER = "<sip:13800138001@h>"
+
+
+def shown(trunk: Trunk, user: str = "057186554321", **query: str) -> str:
+    """The number for the telephone, of a call with this From user."""
+    values = {"from": f"<sip:{user}@h>", "callee": "13957100001", "offer": "application/sdp"} | query
+    line = "&".join(f"{name}={quote(value, safe='')}" for name, value in values.items())
+    asked = agi.parse_request(request(line))
+    call = agi.call_from_agi(asked, trunk, NOW)
+    return agi.number_to_show(asked, call, policy.decide(call, policy.read(call, CN), Facts(), CN))
+
+
+@pytest.mark.parametrize(
+    ("trunk", "query", "number"),
+    [
+        (ENT, {}, ""),
+        (ENT, {"pai": OTHER}, "057186554321"),
+        (ENT, {"rpid": f"{OTHER};screen=no"}, "057186554321"),
+        (ENT, {"pai": OTHER, "user": "anonymous"}, "anonymous"),
+        (NATL, {}, ""),
+        (NATL, {"pai": OTHER}, "13800138001"),
+        (NATL, {"rpid": f"{OTHER};party=calling;screen=yes"}, "13800138001"),
+        (NATL, {"pai": "<sip:%2B8613800138001;x=y@h>"}, "+8613800138001"),
+        (NATL, {"pai": OTHER, "privacy": "id"}, "anonymous"),
+        (NATL, {"pai": OTHER, "privacy": "critical; id"}, "anonymous"),
+        (NATL, {"pai": OTHER, "privacy": "none"}, "13800138001"),
+        (NATL, {"rpid": f"{OTHER};privacy=full;screen=yes"}, "anonymous"),
+        (NATL, {"pai": OTHER, "user": "anonymous"}, "anonymous"),
+        (NATL, {"pai": "<sip:057186554321@h>", "privacy": "id"}, "057186554321"),
+    ],
+)
+def test_callee_sees_the_number_that_was_judged(trunk: Trunk, query: dict[str, str], number: str) -> None:
+    """Where the message names two callers; an asserted one is kept back where From or Privacy asks for it."""
+    assert shown(trunk, **query) == number
+
+
+@given(st.text(), st.text())
+def test_number_shown_is_one_word(user: str, asserted: str) -> None:
+    """Whatever the caller wrote, it splits no field and no command."""
+    for judged in (None, read_cli(user, CN), read_cli(asserted, CN)):
+        assert re.fullmatch(r"[A-Za-z0-9+._-]{1,64}", address.number_shown(user, judged, kept_back=False))
+
+
+def test_number_is_packed_for_a_call_that_is_shown() -> None:
+    """It is the tenth field, and empty where the callee sees no call or no number."""
+    allowed = Allow(Reason.DEFAULT, BASIS)
+    assert agi.pack_verdict(allowed, Treatment(connect=True), "13800138001").endswith("|13800138001")
+    for treatment in (Treatment(connect=True, withhold=True), Treatment(connect=False, status=603)):
+        assert agi.pack_verdict(allowed, treatment, "13800138001").endswith("|")

@@ -142,10 +142,10 @@ def events(logs: list) -> list[str]:
 @pytest.mark.parametrize(
     ("name", "fields"),
     [
-        ("call", b"1|block|603|early|zh/intl_default_off|en/intl_default_off|intl_default_off||"),
-        ("gateway", b"1|allow||none|||default||"),
-        ("forty-digits", b"1|block|603|early|zh/system_blocklist||cli_invalid||"),
-        ("line-ends", b"1|block|603|early|zh/system_blocklist||cli_invalid||"),
+        ("call", b"1|block|603|early|zh/intl_default_off|en/intl_default_off|intl_default_off|||"),
+        ("gateway", b"1|allow||none|||default|||"),
+        ("forty-digits", b"1|block|603|early|zh/system_blocklist||cli_invalid|||"),
+        ("line-ends", b"1|block|603|early|zh/system_blocklist||cli_invalid|||"),
     ],
 )
 @pytest.mark.parametrize("piecemeal", [False, True])
@@ -440,9 +440,9 @@ async def test_store_that_fails_costs_a_policy_and_no_connection(store: Store, t
     _ruin(tmp_path)
     async with running(store) as server:
         got = await server.peer().call(block())
-        assert got == b'SET VARIABLE PBXGUARD_VERDICT "1|allow||none|||guard_failed||"\n'
+        assert got == b'SET VARIABLE PBXGUARD_VERDICT "1|allow||none|||guard_failed|||"\n'
         got = await server.peer().call(block(callee="110"))
-        assert got == b'SET VARIABLE PBXGUARD_VERDICT "1|allow||none|||emergency_callee||"\n'
+        assert got == b'SET VARIABLE PBXGUARD_VERDICT "1|allow||none|||emergency_callee|||"\n'
 
 
 async def test_port_in_use_is_named(store: Store, tmp_path: Path) -> None:

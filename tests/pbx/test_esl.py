@@ -145,8 +145,12 @@ def test_headers_that_are_parsed_are_those_that_are_read() -> None:
             read.add(name)
             return super().get(name, other)
 
-    found = Noted(all_of("hostile") | {"variable_sip_Remote-Party-ID": "<sip:1@h>"})
-    esl.call_from_esl(found, INTL, NOW)
+    found = Noted(
+        all_of("hostile") | {"variable_sip_Remote-Party-ID": "<sip:1@h>", "variable_pbxguard_callee": "13957100002"}
+    )
+    esl.shown_variables(found, esl.call_from_esl(found, INTL, NOW), Allow(Reason.DEFAULT, Basis("r", "d")))
+    assert esl.call_from_esl(found, INTL, NOW).callee == "13957100002"
+    read.add("variable_sip_req_user")
     esl.channel_uuid(found)
     block = "".join(f"{name}: {quote(value)}\n" for name, value in found.items()).encode()
     frame = esl.Frame({}, block + b"\n")
@@ -473,3 +477,133 @@ def test_no_variable_ends_another(display: str, url: str, prompt: str, status: i
     packed = ";".join(f"{key}={value}" for key, value in values.items())
     assert esl.command("api", "uuid_setvar_multi", "x", packed).count(b"\n") == 2
     assert values["pbxguard_verdict"] == f"1-{'allow' if connect else 'block'}"
+
+
+# -- what the callee sees -------------------------------------------------------------------------------------
+
+
+ENT = Trunk("ent", "enterprise", allocated=("0571865543*",))
+NATL = Trunk("natl", "national", trusted=True)
+
+
+def shown(trunk: Trunk, **headers: str) -> tuple[Call, dict[str, str]]:
+    """The recorded call of a number of Hangzhou on that trunk, with these headers, and what it is shown as."""
+    sender = {
+        "variable_sip_full_from": "<sip:057186554321@h>;tag=1",
+        "variable_sip_from_user": "057186554321",
+        "variable_sip_from_host": "h",
+        "Caller-Caller-ID-Number": "057186554321",
+        "Caller-Caller-ID-Name": "057186554321",
+    }
+    event_ = event("screen") | sender | headers
+    call = esl.call_from_esl(event_, trunk, NOW)
+    verdict = policy.decide(call, policy.read(call, CN), Facts(), CN)
+    assert isinstance(verdict, Allow)
+    return call, esl.shown_variables(event_, call, verdict)
+
+
+def test_number_that_freeswitch_shows_anyway() -> None:
+    """A call whose message names one caller costs the dialplan nothing."""
+    assert shown(ENT)[1] == {}
+    # An assertion that says the same.
+    assert shown(NATL, **{"variable_sip_P-Asserted-Identity": "057186554321"})[1] == {}
+
+
+@pytest.mark.parametrize("said", ["variable_sip_P-Asserted-Identity", "variable_sip_P-Preferred-Identity", "x"])
+def test_callee_sees_the_number_that_was_judged(said: str) -> None:
+    """On a trunk that is not trusted it is From's, whatever header FreeSWITCH has taken another one from."""
+    other = {said: "95588", "Caller-Caller-ID-Number": "95588", "Caller-Caller-ID-Name": "Bank"}
+    call, values = shown(ENT, **other)
+    assert (call.cli, values["pbxguard_number"]) == ("057186554321", "057186554321")
+    assert values["pbxguard_name"] == "057186554321"
+    packed = esl.verdict_variables(Allow(Reason.DEFAULT, Basis("r", "d")), Treatment(True), values)
+    assert packed["pbxguard_number"] == "057186554321"
+    assert list(packed)[-1] == esl.VERDICT_VARIABLE
+
+
+def test_callee_sees_what_a_trusted_carrier_asserts() -> None:
+    """The asserted number is the one that was judged, and the name is From's."""
+    _, values = shown(
+        NATL,
+        **{"variable_sip_P-Asserted-Identity": "13800138001", "Caller-Caller-ID-Number": "13800138001",
+           "Caller-Caller-ID-Name": "Bank", "variable_sip_from_display": "Ming"},
+    )  # fmt: skip
+    assert values == {"pbxguard_number": "13800138001", "pbxguard_name": "Ming"}
+
+
+@pytest.mark.parametrize(
+    "asks", [{"variable_sip_Privacy": "id"}, {"variable_sip_Privacy": "header;ID"},
+             {"variable_sip_Remote-Party-ID": "<sip:13800138001@h>;screen=yes;privacy=full"}],
+)  # fmt: skip
+def test_asserted_number_that_is_kept_back(asks: dict[str, str]) -> None:
+    """RFC 3325 section 7: who asked for privacy is not shown to the callee because his carrier vouches for him."""
+    other = {"variable_sip_P-Asserted-Identity": "13800138001", "Caller-Caller-ID-Number": "13800138001"}
+    assert shown(NATL, **other | asks)[1]["pbxguard_number"] == "anonymous"
+
+
+def test_withheld_caller_stays_withheld() -> None:
+    """From says anonymous and the carrier who: the second is judged, and the callee sees neither number."""
+    nobody = {"variable_sip_full_from": '"Anonymous" <sip:anonymous@h>;tag=1', "variable_sip_from_user": "anonymous"}
+    other = {"variable_sip_P-Asserted-Identity": "13800138001", "Caller-Caller-ID-Number": "13800138001"}
+    assert shown(NATL, **nobody | other)[1]["pbxguard_number"] == "anonymous"
+
+
+def test_long_name_is_cut() -> None:
+    """What the posing check has not seen is not shown."""
+    name = "x" * 64 + "posing"
+    _, values = shown(ENT, **{"variable_sip_from_display": name, "Caller-Caller-ID-Name": name})
+    assert values["pbxguard_name"] == "x" * 64
+
+
+@given(st.text(), st.text())
+def test_shown_variables_hold_nothing_that_ends_one(name: str, user: str) -> None:
+    """Whatever the caller wrote, number and name hold nothing that ends a variable or names one."""
+    found = event("screen") | {"variable_sip_from_display": name, "Caller-Caller-ID-Name": "x"}
+    call = esl.call_from_esl(found | {"variable_sip_full_from": f"<sip:{user}@h>"}, INTL, NOW)
+    values = esl.shown_variables(found, call, Allow(Reason.DEFAULT, Basis("r", "d")))
+    assert all(value and not set(value) & set(";\r\n\0'\"\\$<>{}") for value in values.values())
+
+
+def test_blocked_and_withheld_calls_show_nothing() -> None:
+    """The dialplan gets no number where none is to be shown."""
+    verdict, values = Block(Reason.DEFAULT, Basis("r", "d")), {"pbxguard_number": "1", "pbxguard_name": "1"}
+    for treatment in (Treatment(False, 603), Treatment(True, withhold=True)):
+        assert "pbxguard_number" not in esl.verdict_variables(verdict, treatment, values)
+
+
+def test_text_of_ours_replaces_the_name_everywhere() -> None:
+    """A caller's name that poses as a label is in no variable, so that no later display update shows it."""
+    values = {"pbxguard_number": "95588", "pbxguard_name": "境外来电"}
+    packed = esl.verdict_variables(Allow(Reason.DEFAULT, Basis("r", "d")), Treatment(True, display="95588"), values)
+    assert packed["pbxguard_name"] == "95588"
+
+
+FORGED = '"" <sip:+85261234567@c>" <sip:95588@gw>'  # "%22 <sip:...>" <sip:95588@gw>
+
+
+@pytest.mark.parametrize(
+    "sender",
+    [
+        f"{FORGED};user=+85261234567;host=c;tag=1",
+        f"{FORGED};HOST=c;User=+85261234567",
+        '"a\\" <sip:95588@gw>;host=c;user=+85261234567;x=" <sip:+85261234567@c>"',  # "a%5C" <sip:95588@gw>;...
+        "<sip:+85261234567@c>;display=Police",
+        "<sip:+85261234567@c>;host",
+    ],
+)
+def test_parameters_that_freeswitch_takes_for_the_address(sender: str) -> None:
+    """A parameter of From named user, host or display overwrites what FreeSWITCH's parser found: it is refused."""
+    call = heard(variable_sip_full_from=sender, user="+85261234567", host="c")
+    assert reason(call) is Reason.CLI_INVALID
+
+
+@pytest.mark.parametrize("uri", ["sip:+85261234567@c;user=phone", "sip:+85261234567@c;user=ip;userx=1"])
+def test_user_of_a_uri_is_no_such_parameter(uri: str) -> None:
+    """``;user=phone`` (RFC 3261 section 19.1.1) is in most calls of a carrier."""
+    assert heard(variable_sip_full_from=f"<{uri}>;tag=1", user="+85261234567", host="c").cli == "+85261234567"
+
+
+def test_callee_of_a_second_screening() -> None:
+    """What the dialplan names outranks the Request-URI, which a voice menu leaves as it was."""
+    assert heard().callee == "13957100001"
+    assert heard(variable_pbxguard_callee="13957100002").callee == "13957100002"

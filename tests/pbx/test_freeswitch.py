@@ -1,6 +1,7 @@
 """The FreeSWITCH adapter on real sockets, against a peer that sends what a FreeSWITCH sent, or worse."""
 
 import gc
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -21,7 +22,7 @@ from pbxguard.config import FreeswitchSettings, GuardSettings, Settings
 from pbxguard.errors import CallerGone, ServiceUnavailable
 from pbxguard.guard import Guard
 from pbxguard.packs import load
-from pbxguard.pbx import freeswitch, health
+from pbxguard.pbx import esl, freeswitch, health
 from pbxguard.pbx.esl import release
 from pbxguard.pbx.freeswitch import Connection, Freeswitch, serve
 from pbxguard.screening.call import Facts, Subscriber
@@ -435,12 +436,27 @@ def test_reply_to_nothing(switch: FakeFreeSWITCH) -> None:
 
 
 def test_late_reply(switch: FakeFreeSWITCH) -> None:
-    """A command that gets no reply in time ends the connection."""
+    """A reply that comes too late is dropped in its turn: the next command has its own, on the same connection."""
     made = connection(switch)
     made.connect()
     switch.answers["api x"] = b""
-    with pytest.raises(gevent.Timeout):
-        made.send("api", "x")
+    for _ in range(2):
+        with pytest.raises(gevent.Timeout):
+            made.send("api", "x")
+    assert made.connected
+    late = gevent.spawn(made.send, "api", "strepoch")
+    switch.answers["api strepoch"] = OK + NO_CHANNEL + EPOCH
+    assert late.get(timeout=LIMIT).body.isdigit()
+    assert (made.connected, switch.logins) == (True, 1)
+
+
+def test_half_a_command(switch: FakeFreeSWITCH) -> None:
+    """A command of which a part was sent when its time was over ends the connection: no other may follow it."""
+    made = connection(switch, timeout_ms=200)
+    made.connect()
+    # The peer reads no more while it holds the lock that its answers need.
+    with switch._writing, pytest.raises(gevent.Timeout):
+        made.ask(esl.command("api", "x"), esl.command("api", "x" * 50_000_000))
     assert (made.why, made.connected) == ("no reply in time", False)
     with pytest.raises(CallerGone, match="no reply in time"):
         made.send("api", "strepoch")
@@ -608,7 +624,7 @@ def test_silent_server(switch: FakeFreeSWITCH) -> None:
 def test_server_silent_after_the_greeting(switch: FakeFreeSWITCH) -> None:
     """So does one that greets and does not answer the password (G5)."""
     switch.answers["auth"] = b""
-    with pytest.raises(ServiceUnavailable, match="no reply in time"):
+    with pytest.raises(ServiceUnavailable, match="it is silent"):
         connection(switch).connect()
 
 
@@ -704,11 +720,35 @@ def test_disconnect_notice(switch: FakeFreeSWITCH, serving: Serving) -> None:
     serves(switch)
 
 
-def test_silent_heartbeat(switch: FakeFreeSWITCH, serving: Serving) -> None:
-    """A FreeSWITCH that stops answering is left within the time limit."""
+def test_silent_heartbeat(switch: FakeFreeSWITCH, serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A FreeSWITCH that stops answering is left after three heartbeats, and not before."""
+    monkeypatch.setattr(freeswitch, "_HEARTBEAT_S", 0.1)
     serving(switch, timeout_ms=200)
+    began, before = monotonic(), switch.commands.count("api strepoch")
     switch.answers["api strepoch"] = b""
     until(lambda: switch.logins == 2, "a new connection")
+    assert monotonic() - began > 0.6
+    # The fourth: the new connection's, or one that was answered before the silence.
+    assert 3 <= switch.commands.count("api strepoch") - before <= 5
+
+
+def test_late_heartbeat(switch: FakeFreeSWITCH, serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heartbeats of which every second one is answered too late cost no connection, and calls are served."""
+    monkeypatch.setattr(freeswitch, "_HEARTBEAT_S", 0.05)
+    serving(switch, timeout_ms=100)
+    turns = itertools.count()
+
+    def sometimes_late() -> bytes:
+        if next(turns) % 2:
+            gevent.sleep(0.15)
+        return EPOCH
+
+    switch.answers["api strepoch"] = sometimes_late
+    asked = len(switch.commands)
+    until(lambda: switch.commands[asked:].count("api strepoch") > 12, "a dozen heartbeats")
+    switch.answers.clear()
+    serves(switch, 1)
+    assert switch.logins == 1
 
 
 # -- calls that cannot be decided or delivered ------------------------------------------------------------------
@@ -1070,6 +1110,6 @@ def test_calls_that_get_no_reply_leave_nothing(switch: FakeFreeSWITCH, serving: 
     switch.send(b"".join(screening(number) for number in range(500)))
     until(lambda: switch.logins == 2 and adapter.connected.is_set() and not adapter._calls, "a new connection")
     assert lost is not None
-    assert (len(lost._replies), lost.connected, lost.why) == (0, False, "no reply in time")
+    assert (len(lost._replies), lost.connected, lost.why) == (0, False, "no heartbeat")
     switch.answers.clear()
     serves(switch, 1000)

@@ -128,7 +128,7 @@ def test_any_text_has_bounded_keys_and_matches_no_prefix_by_accident(text: str) 
 def test_bad_patterns_are_refused_with_a_remedy(text: str) -> None:
     """What is neither number, prefix nor range raises BadNumber, in one printable line."""
     with pytest.raises(BadNumber) as caught:
-        normalise_pattern(text, _strict)
+        normalise_pattern(text, _strict, home="+86")
     assert str(caught.value).isprintable()
 
 
@@ -145,7 +145,7 @@ def test_bad_patterns_are_refused_with_a_remedy(text: str) -> None:
 )
 def test_patterns_are_stored_in_home_form(text: str, stored: str) -> None:
     """Numbers and both ends of a range are normalised; a range of one is that number."""
-    assert normalise_pattern(text, _strict) == stored
+    assert normalise_pattern(text, _strict, home="+86") == stored
 
 
 @given(st.lists(entries, max_size=8), st.randoms(use_true_random=False))
@@ -205,7 +205,7 @@ def test_class_and_region_patterns_match_tags(pattern: str, hit: int) -> None:
     assert not matches(pattern, "+85261234567")
     assert key not in lookup_keys("+85261234567")
     if hit:
-        assert normalise_pattern(f" {pattern} ", _strict, tags=TAGS) == pattern
+        assert normalise_pattern(f" {pattern} ", _strict, home="+86", tags=TAGS) == pattern
 
 
 @pytest.mark.parametrize(
@@ -218,18 +218,18 @@ def test_class_and_region_patterns_match_tags(pattern: str, hit: int) -> None:
 def test_unknown_class_is_refused_with_near_ones(text: str) -> None:
     """A class or region that the pack does not have would match nothing, so it is an error in one line."""
     with pytest.raises(BadNumber) as caught:
-        normalise_pattern(text, _strict, tags=TAGS)
+        normalise_pattern(text, _strict, home="+86", tags=TAGS)
     assert str(caught.value).isprintable()
     with pytest.raises(BadNumber):
         pattern_keys(text if text not in ("class:intl", "region:xx") else "class:")
     with pytest.raises(BadNumber):
-        normalise_pattern(text, _strict)
+        normalise_pattern(text, _strict, home="+86")
 
 
 def test_near_classes_are_named() -> None:
     """A typing error is answered with what was meant."""
     with pytest.raises(BadNumber, match=r"near are class:svc95_vas"):
-        normalise_pattern("class:svc95vas", _strict, tags=["svc95_vas", "intl", "fixed"])
+        normalise_pattern("class:svc95vas", _strict, home="+86", tags=["svc95_vas", "intl", "fixed"])
 
 
 @pytest.mark.parametrize(

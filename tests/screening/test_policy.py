@@ -38,6 +38,7 @@ from pbxguard.screening.registry import CallClass, Consent, ConsentEvent, Verb
 from pbxguard.store import Store
 
 CN = load("cn")
+SHIPPED = [load(name) for name in packs.shipped()]
 NOW = datetime(2026, 6, 1, 4, tzinfo=UTC)
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 HK = "+85261234567"
@@ -518,6 +519,76 @@ def test_a_list_in_shadow(listed: tuple[ListEntry, ...], reason: Reason, shadow:
     assert verdict.basis.shadow == (() if shadow is None else (shadow,))
 
 
+@pytest.mark.parametrize(
+    ("noted", "roaming", "reason", "shadow"),
+    [
+        (("roaming_yes",), Roaming.NO, Reason.NATIONAL_CLI_ON_INTL_TRUNK, ("list:roaming_yes",)),
+        (("roaming_yes",), Roaming.YES, Reason.ROAMER_VERIFIED, ()),
+        (("roaming_no",), Roaming.YES, Reason.ROAMER_VERIFIED, ("list:roaming_no",)),
+        (("roaming_no", "roaming_yes"), Roaming.NO, Reason.NATIONAL_CLI_ON_INTL_TRUNK,
+         ("list:roaming_no", "list:roaming_yes")),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("trace", [False, True])
+def test_a_roaming_list_in_shadow(
+    noted: tuple[str, ...], roaming: Roaming, reason: Reason, shadow: tuple[str, ...], trace: bool
+) -> None:
+    """Its notes are no answer; where they would have changed the answer of the look-up, that is noted."""
+    known = facts(*(entry("13800138000", "note", name=name) for name in noted))
+    one = call("+8613800138000", "N0", roaming=roaming)
+    verdict = decide_with(site(lists=noted), one, known, trace=trace)
+    assert (verdict.reason, verdict.basis.shadow) == (reason, tuple(Shadow(name, "note", "") for name in shadow))
+    nobody_asks = decide_with(site(lists=noted), replace(one, cli="13800138000"), known, trace=trace)
+    assert (nobody_asks.reason, nobody_asks.basis.shadow) == (Reason.INTL_PREFIX_MISSING, ())
+
+
+@pytest.mark.parametrize("trace", [False, True])
+def test_a_list_of_sim_boxes_in_shadow(trace: bool) -> None:
+    """Its notes label no call, and the label is noted; a flag of a detector labels all the same."""
+    pack, note = site(lists=("simbox_suspected",)), entry("13012345678", "note", name="simbox_suspected")
+    one = call("13012345678", kind="national")
+    verdict = decide_with(pack, one, facts(note), trace=trace)
+    assert (verdict.reason, verdict.labels) == (Reason.DEFAULT, ())
+    assert verdict.basis.shadow == (Shadow("list:simbox_suspected", "label", "simbox_suspected"),)
+    verdict = decide_with(pack, one, facts(note, flags=(Label.SIMBOX_SUSPECTED,)), trace=trace)
+    assert (verdict.reason, verdict.basis.shadow) == (Reason.SIMBOX_SUSPECTED, ())
+
+
+def test_a_rule_in_shadow_explains_no_later_refusal() -> None:
+    """A refusal by a later rule names neither the entry that the rule in shadow found nor that entry's law."""
+    own = replace(entry("+1*", owner=Z0, name="own"), legal_basis="own law")
+    verdict = decide_with(site(shadow=("6.subscriber_block",)), call("+12125550100"), facts(own))
+    assert (verdict.reason, verdict.basis.entry, verdict.basis.legal_basis) == (Reason.INTL_DEFAULT_OFF, None, "")
+    assert verdict.basis.shadow == (Shadow("6.subscriber_block", "block", "subscriber_blocklist"),)
+    punished = replace(entry(X700, name="punishment"), legal_basis="its law")
+    known = replace(facts(punished), bindings=(bound(X700, -60, 0),))
+    verdict = decide_with(site(shadow=("5.punishment",)), call(X700, kind="national"), known)
+    assert (verdict.reason, verdict.basis.entry) == (Reason.PRIVACY_BINDING_EXPIRED, None)
+    assert verdict.basis.legal_basis != "its law"
+
+
+def test_a_rule_that_only_labels_explains_no_later_refusal() -> None:
+    """Nor does a later refusal name the entry for which an earlier rule gave a label."""
+    labelling = {"action": "label", "labels": (Label.SIMBOX_SUSPECTED,), "reason": None}
+    rules = tuple(replace(r, **labelling) if r.id == "6.subscriber_block" else r for r in CN.rules)
+    own = entry("+1*", owner=Z0, name="own")
+    verdict = decide_with(replace(CN, rules=rules), call("+12125550100"), facts(own))
+    assert (verdict.reason, verdict.basis.entry) == (Reason.INTL_DEFAULT_OFF, None)
+    assert verdict.labels == (Label.SIMBOX_SUSPECTED,)
+
+
+@pytest.mark.parametrize("trace", [False, True])
+def test_a_rule_in_shadow_that_lets_go_on_is_noted(trace: bool) -> None:
+    """The allowlist of a subscriber and a verified roamer are seen in shadow too, with the reason they would give."""
+    own = facts(entry("+1*", "allow", owner=Z0, name="own"))
+    verdict = decide_with(site(shadow=("6.subscriber_allow",)), call("+12125550100"), own, trace=trace)
+    assert verdict.reason == Reason.INTL_DEFAULT_OFF
+    assert verdict.basis.shadow == (Shadow("6.subscriber_allow", "pass", "subscriber_allowlist"),)
+    roamer = call("+8613800138000", "N0", roaming=Roaming.YES)
+    verdict = decide_with(site(shadow=("3.roamer",)), roamer, trace=trace)
+    assert verdict.basis.shadow == (Shadow("3.roamer", "pass", "roamer_verified"),)
+
+
 def test_punishment_in_shadow_hides_no_other_list() -> None:
     """A number on two lists is still refused for the other one."""
     known = facts(entry("13012345678", name="punishment"), entry("130*"))
@@ -656,6 +727,48 @@ def test_roaming_look_up(roaming: Roaming, unknown: str, kind: type, reason: Rea
     assert decide_with(pack, call("+861065551234", roaming=roaming)).reason == Reason.NATIONAL_CLI_ON_INTL_TRUNK
 
 
+@pytest.mark.parametrize(
+    ("roaming", "unknown", "kind", "labels"),
+    [
+        (Roaming.NO, "label", Failed, (Label.ROAMING_UNKNOWN,)),
+        (Roaming.NO, "pass", Failed, ()),
+        (Roaming.NO, "block", Block, ()),
+        (Roaming.UNKNOWN, "label", Failed, (Label.ROAMING_UNKNOWN,)),
+        (Roaming.YES, "label", Failed, ()),
+        (Roaming.YES, "block", Failed, ()),
+    ],
+)
+def test_without_facts_the_roaming_look_up_has_no_answer(
+    roaming: Roaming, unknown: str, kind: type, labels: tuple[Label, ...]
+) -> None:
+    """A note may vouch for the roamer, so without the store ``no`` is no answer: the trunk kind's switch decides.
+
+    A trunk whose own answer is ``yes`` keeps it; national numbers that nobody looks up are refused all the same.
+    """
+    pack = _with_rule(CN.trunks["intl_gateway"], roaming_unknown=unknown)
+    one = call("+8613800138000", roaming=roaming)
+    found = policy.decide_without_facts(one, policy.read(one, pack), pack, "the disk is full")
+    assert (type(found), found.labels) == (kind, labels)
+    fixed = replace(one, cli="+861065551234")
+    assert isinstance(policy.decide_without_facts(fixed, policy.read(fixed, pack), pack), Block)
+    blocking = _with_rule(CN.trunks["intl_gateway"], national_mobile="block")
+    assert isinstance(policy.decide_without_facts(one, policy.read(one, blocking), blocking), Block)
+
+
+@pytest.mark.parametrize("pack", SHIPPED, ids=lambda pack: pack.id)
+def test_no_pack_refuses_a_roamer_for_want_of_the_store(pack: Pack) -> None:
+    """A call that a note lets through is in no shipped pack refused because the note cannot be read."""
+    for kind, rules in pack.trunks.items():
+        if rules.national_mobile != "roaming_check":
+            continue
+        for cli in pack.examples:
+            one = call(f"+{pack.cc}{cli.removeprefix(pack.trunk_prefix)}", kind=kind)
+            heard = policy.read(one, pack)
+            note = ListEntry("", heard.cli.key or "", Action.NOTE, "roaming_yes")
+            if isinstance(policy.decide(one, heard, Facts(listed=(note,)), pack), Allow):
+                assert isinstance(policy.decide_without_facts(one, heard, pack), Failed), (kind, cli)
+
+
 def test_a_failure_of_the_store_does_not_show_a_withheld_cli() -> None:
     """What steps 3 and 4 say about the CLI holds without the store: the failed verdict carries the label."""
     pack = _with_rule(CN.trunks["intl_gateway"], national_fixed="anonymise")
@@ -687,6 +800,48 @@ def test_internal_trunk_shows_extensions() -> None:
     """An extension is no public number, and is let through where the kind of trunk has extensions."""
     assert decide(call("101", kind="internal")).reason == Reason.DEFAULT
     assert decide(call("101", kind="national")).reason == Reason.CLI_INVALID
+
+
+@pytest.mark.parametrize("pack", SHIPPED, ids=lambda pack: pack.id)
+@pytest.mark.parametrize("cli", ["emergency", "anonymous", ""])
+def test_internal_trunk_shows_no_public_number(pack: Pack, cli: str) -> None:
+    """Without a list of extensions any other digits are one; a number of the plan, or none at all, is not."""
+    assert pack.trunks["internal"].cli == "extension"
+    raw = min(pack.emergency) if cli == "emergency" else cli
+    verdict = decide_with(pack, call(raw, kind="internal"))
+    assert (verdict.reason, verdict.basis.rule) == (Reason.CLI_NOT_ALLOCATED, "3.extension")
+    assert isinstance(decide_with(pack, call("10", kind="internal")), Allow)
+
+
+@pytest.mark.parametrize(
+    ("cli", "allocated", "passes"),
+    [
+        ("95588", (), False),
+        ("13800138000", (), False),
+        ("8101", (), True),
+        ("8101", ("81*",), True),
+        ("8201", ("81*",), False),
+        ("8201", ("81*", "8200-8299"), True),
+        ("82011", ("8200-8299",), False),
+        ("anonymous", ("81*",), False),
+        ("", ("81*",), False),
+        ("95588", ("81*",), False),
+        ("13800138000", ("13800138000",), True),
+    ],
+)
+def test_listed_extensions_and_no_others(cli: str, allocated: tuple[str, ...], passes: bool) -> None:
+    """Where the trunk lists its extensions, a CLI is one of them; a public number that is listed is one too."""
+    one = call(cli, kind="internal", allocated=allocated)
+    verdict = decide(one)
+    assert isinstance(verdict, Allow) is passes
+    assert passes or verdict.basis.rule == "3.extension"
+    assert isinstance(policy.decide_without_facts(one, policy.read(one, CN), CN), Failed if passes else Block)
+
+
+def test_an_extension_is_the_asserted_one_of_a_trusted_trunk() -> None:
+    """A telephone that withholds its name towards the callee is known by what the trusted PBX asserts."""
+    assert isinstance(decide(call("anonymous", kind="internal", trusted=True, asserted="101")), Allow)
+    assert isinstance(decide(call("anonymous", kind="internal", asserted="101")), Block)
 
 
 def test_do_not_originate_has_a_scope() -> None:
@@ -795,6 +950,8 @@ _entries = st.builds(
     owner=st.sampled_from(["", Z0]),
     name=st.sampled_from(["system", "punishment", "own"]),
 )
+_NOTES = ["roaming_yes", "roaming_no", "roaming_unknown", "simbox_suspected"]
+_notes = st.builds(entry, st.just("+*"), st.just("note"), name=st.sampled_from(_NOTES))
 
 
 _bindings = st.builds(
@@ -810,7 +967,6 @@ _consents = st.builds(
     st.sampled_from(["open", "close", "reset"]),
     st.sampled_from(["intl", "hmt"]),
 )
-SHIPPED = [load(name) for name in packs.shipped()]
 
 
 @st.composite
@@ -837,7 +993,7 @@ def _questions(draw, pack: Pack) -> tuple[Call, Facts]:
     known = Facts(
         callees={number: Subscriber(number, draw(st.sampled_from(["cm", "ct"])), "zhejiang") for number in (Z0,)},
         consents=tuple(draw(st.lists(_consents, max_size=3))),
-        listed=tuple(draw(st.lists(_entries, max_size=3))),
+        listed=tuple(draw(st.lists(_entries | _notes, max_size=4))),
         flags=tuple(draw(st.lists(st.sampled_from(list(Label)), max_size=2))),
         bindings=tuple(draw(st.lists(_bindings, max_size=2))),
     )
@@ -859,14 +1015,41 @@ def test_every_pack_decides_every_call(pack: Pack, data: st.DataObject) -> None:
     assert all(step.saw.isascii() and step.saw.isprintable() for step in traced.basis.steps)
     some_mode = st.sampled_from(["enforce", "shadow", "off"])
     modes = {rule.id: data.draw(some_mode) for rule in pack.rules if not rule.fixed}
-    lists = frozenset(data.draw(st.lists(st.sampled_from(["system", "punishment", "own"]))))
+    lists = frozenset(data.draw(st.lists(st.sampled_from(["system", "punishment", "own", *_NOTES]))))
+    _shadow_changes_nothing(pack, one, known, modes, lists)
+
+
+def _shadow_changes_nothing(
+    pack: Pack, one: Call, known: Facts, modes: dict[str, str], lists: frozenset[str]
+) -> None:
+    """The verdict is that of a site where the rules in shadow are off and the lists in shadow are empty."""
     chosen = tuple(replace(rule, mode=modes.get(rule.id, "enforce")) for rule in pack.rules)
-    shadow = decide_with(replace(pack, rules=chosen, shadow_lists=lists), one, known)
+    trial = replace(pack, rules=chosen, shadow_lists=lists)
+    shadow = decide_with(trial, one, known)
     without = tuple(replace(rule, mode="off") if rule.mode == "shadow" else rule for rule in chosen)
     unlisted = replace(known, listed=tuple(each for each in known.listed if each.name not in lists))
     off = decide_with(replace(pack, rules=without), one, unlisted)
     assert replace(shadow, basis=replace(shadow.basis, shadow=())) == off
     assert off.basis.shadow == ()
+    traced = decide_with(trial, one, known, trace=True)
+    assert replace(traced, basis=replace(traced.basis, steps=())) == shadow
+
+
+@pytest.mark.parametrize(
+    ("one", "listed", "rules", "in_shadow"),
+    [
+        (call("+8613800138000"), (entry("13800138000", "note", name="roaming_yes"),), (), ("roaming_yes",)),
+        (call("13012345678", kind="national"), (entry("13012345678", "note", name="simbox_suspected"),), (),
+         ("simbox_suspected",)),
+        (call("+12125550100"), (entry("+1*", owner=Z0, name="own"),), ("6.subscriber_block",), ()),
+        (call("+12125550100"), (entry("+1*", "allow", owner=Z0, name="own"),), ("6.subscriber_allow",), ()),
+    ],
+)  # fmt: skip
+def test_shadow_changes_nothing(
+    one: Call, listed: tuple[ListEntry, ...], rules: tuple[str, ...], in_shadow: tuple[str, ...]
+) -> None:
+    """Notes and rules in shadow have no effect on verdict, labels, entry and legal basis, where they once had one."""
+    _shadow_changes_nothing(CN, one, facts(*listed), dict.fromkeys(rules, "shadow"), frozenset(in_shadow))
 
 
 @given(

@@ -22,8 +22,8 @@ def midnight(*day: int) -> datetime:
 def measures(*given_: tuple[Basis, date]) -> ListEntry:
     """Enter measures one after the other."""
     entry: ListEntry | None = None
-    for basis, first in given_:
-        entry = punish(NUMBER, basis, first, ZONE, before=entry)
+    for n, (basis, first) in enumerate(given_):
+        entry = punish(NUMBER, basis, first, ZONE, before=entry, document=f"A {n}")
     assert entry is not None
     return entry
 
@@ -59,7 +59,7 @@ def test_five_years_running_are_the_most() -> None:
     """3 + 3 years end 5 years after the first day, and a third measure within them adds nothing."""
     entry = measures((Basis.CONVICTED, date(2026, 6, 1)), (Basis.CONVICTED, date(2027, 6, 1)))
     assert entry.expires_at == midnight(2031, 6, 1)
-    again = punish(NUMBER, Basis.POLICE, date(2030, 1, 1), ZONE, before=entry)
+    again = punish(NUMBER, Basis.POLICE, date(2030, 1, 1), ZONE, before=entry, document="C 3")
     assert again.expires_at == midnight(2031, 6, 1)
 
 
@@ -89,11 +89,18 @@ def test_what_does_not_fit_is_refused() -> None:
     """An earlier measure, the same document, an entry without dates, a kept number, an odd year: one line each."""
     entry = punish(NUMBER, Basis.POLICE, date(2026, 6, 1), ZONE, document="A 1")
     bare = ListEntry("", NUMBER, Action.BLOCK, PUNISHMENT_LIST)
+    last = datetime(9999, 12, 31, 23, tzinfo=UTC)  # next year in the site's zone, which the calendar does not have
+    endless = ListEntry("", NUMBER, Action.BLOCK, PUNISHMENT_LIST, since=midnight(2026, 1, 1), expires_at=last)
+    papers = punish(NUMBER, Basis.POLICE, date(2026, 6, 1), ZONE)
     kept = keep(NUMBER, "13112345678", entry)
     for before, day, document, says in (
         (entry, date(2026, 5, 31), "", "begins before"),
         (entry, date(2026, 7, 1), "A 1", "on the list already"),
         (bare, date(2026, 7, 1), "", "no first or last day"),
+        (endless, date(2026, 7, 1), "B 2", "no first or last day"),
+        (entry, date(2026, 6, 1), "", "needs its own --document"),
+        (papers, date(2026, 6, 1), "", "needs its own --document"),
+        (papers, date(2026, 6, 1), "A 1", "without a document"),
         (kept, date(2026, 7, 1), "", "kept for basic communication"),
         (None, date(9999, 7, 1), "", "no measure begins"),
         (None, date(1, 1, 1), "", "no measure begins"),
@@ -129,8 +136,8 @@ days = st.dates(date(2024, 12, 1), date(2045, 1, 1))
 def test_no_run_is_longer_than_five_years_or_shorter_than_its_last_term(given_: list[tuple[Basis, date]]) -> None:
     """Whatever measures come in order, a run is one term at least, 5 years at most, and never gets shorter."""
     entry: ListEntry | None = None
-    for basis, first in sorted(given_, key=lambda each: each[1]):
-        before, entry = entry, punish(NUMBER, basis, first, ZONE, before=entry)
+    for n, (basis, first) in enumerate(sorted(given_, key=lambda each: each[1])):
+        before, entry = entry, punish(NUMBER, basis, first, ZONE, before=entry, document=f"A {n}")
         assert entry.since is not None
         assert entry.expires_at is not None
         begun, ended = entry.since.astimezone(ZONE), entry.expires_at.astimezone(ZONE)

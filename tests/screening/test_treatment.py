@@ -149,6 +149,61 @@ def test_anonymised_call_connects_without_cli(verdict) -> None:
     assert treat(verdict, display_name="境外来电") == Treatment(connect=True, withhold=True)
 
 
+ALLOW = Allow(Reason.DEFAULT, basis("13800138000"))
+
+
+@pytest.mark.parametrize("verdict", [ALLOW, Failed("x", ALLOW.basis)], ids=["allow", "failed"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Government",
+        "GOVERNMENT hotline",
+        "Call  centre",
+        "Call\u00a0centre",
+        "Callcentre",
+        "Gov\u200bern\u00adment",
+        "G\u2060o\ufeffvernment\u202c",
+        "Gove\u0301rnme\u0308nt",
+        "G\u00f3vernm\u00eant",
+        "\uff27\uff4f\uff56\uff45\uff52\uff4e\uff4d\uff45\uff4e\uff54",
+        "\U0001d406overnment",
+        "Gov.ern-ment",
+        "政\u200b府服务",
+        "政 府 服 务",
+        "政\ufe00府\u3164服\u115f务",
+        "【境外来电】",
+        "x" * 70 + "Government",
+    ],
+)
+def test_a_name_that_poses_as_a_label_is_replaced(name: str, verdict) -> None:
+    """Neither case, blanks, zero-width characters, accents nor styled letters get a label past the check.
+
+    It is made for a call that is allowed and for one that the failure policy lets through.
+    """
+    assert treat(verdict, display_name=name) == Treatment(connect=True, display="13800138000")
+
+
+@pytest.mark.parametrize("verdict", [ALLOW, Failed("x")], ids=["allow", "failed"])
+@pytest.mark.parametrize(
+    "name", ["", "Zhang San", "张三", "\u200b", "Governor", "Centre", "\ufdfa" * 80, "G\u043evernment", "政府服務"]
+)
+def test_other_names_are_left_to_the_caller(name: str, verdict) -> None:
+    """A name that has no label in it stays; the last two show what the check says that it does not catch."""
+    assert treat(verdict, display_name=name) == Treatment(connect=True)
+
+
+def test_a_posing_name_without_a_number_is_blotted_out() -> None:
+    """Where no CLI was read there is no number to show in its place."""
+    assert treat(Failed("x"), display_name="Government").display == "-"
+
+
+def test_a_failed_decision_shows_what_the_rules_could_tell() -> None:
+    """A label that holds without the store is shown to the callee like any other; a closed trunk refuses."""
+    failed = Failed("x", basis("13800138000"), (Label.ROAMING_UNKNOWN,))
+    assert treat(failed) == Treatment(connect=True, display="境外来电 漫游未核实")
+    assert not treat(failed, replace(TRUNK, fail="closed")).connect
+
+
 def test_no_display_breaks_the_packed_verdict() -> None:
     """No label or region name of the pack holds what splits or ends the packed verdict."""
     texts = [CN.display(label, language) for label in Label for language in ("zh", "en")]

@@ -194,6 +194,48 @@ def test_undo_leaves_own_acts_alone(zhejiang: Store) -> None:
     assert zhejiang.verify_ledger().fault == ""
 
 
+def test_late_paper_form_opens_whom_a_cutover_closed(zhejiang: Store) -> None:
+    """An own act holds over the closing whatever date it bears, and undoing the batch leaves it alone."""
+    close_all(zhejiang, size=100)
+    later, early = NOW + timedelta(minutes=5), DATE - timedelta(days=18)
+    assert not is_open(zhejiang, 0)
+    zhejiang.append(event(0, HMT, Verb.OPEN, early, recorded_at=later, via="cli"))
+    zhejiang.append(event(0, INTL, Verb.CLOSE, early, recorded_at=later, via="cli"))
+    assert is_open(zhejiang, 0)
+    assert is_closed(zhejiang, 0, INTL)
+    assert zhejiang.verify_ledger().fault == ""
+    batch = zhejiang.undo_batch("zj", 1, NOW + timedelta(minutes=9), "x")
+    assert (batch.events, batch.kept) == (10, 2)
+    assert is_open(zhejiang, 0)
+    assert is_closed(zhejiang, 0, INTL), "closed by own act: the undoing must not open it"
+    assert not is_closed(zhejiang, 2, INTL)
+    zhejiang.append(event(2, INTL, Verb.OPEN, early, recorded_at=later + timedelta(1), via="cli"))
+    assert is_open(zhejiang, 2, INTL, "+12125550100"), "over the undoing too"
+    assert zhejiang.verify_ledger().fault == ""
+
+
+def test_undo_stops_a_batch_that_is_under_way(zhejiang: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An undo that comes between the look for subscribers and the lock leaves nobody closed."""
+    zhejiang.begin_cutover("zj", ZJ, DATE, NOW)
+    zhejiang.close_batch("zj", 2, NOW, "x")
+    lock = zhejiang.writing
+
+    def after_an_undo() -> object:
+        monkeypatch.undo()
+        with Store.open(zhejiang.path) as other:
+            for each in other.stop_cutover("zj", NOW).batches:
+                other.undo_batch("zj", each.number, NOW, "x")
+        return lock()
+
+    monkeypatch.setattr(zhejiang, "writing", after_an_undo)
+    with pytest.raises(BadInput, match="was undone"):
+        zhejiang.close_batch("zj", 2, NOW, "x")
+    held = zhejiang.known_cutover("zj")
+    assert [each.undone_at for each in held.batches] == [NOW]
+    assert held.finished_at is None
+    assert not any(is_closed(zhejiang, n, INTL) for n in range(7))
+
+
 def test_whole_undo_ends_a_cutover(zhejiang: Store) -> None:
     """After it neither a new run nor a batch in between closes anybody; another cut-over may, of any date."""
     zhejiang.begin_cutover("zj", ZJ, DATE, NOW)
@@ -306,18 +348,23 @@ def test_killed_run_loses_and_repeats_nothing(store: Store) -> None:
     assert store.verify_ledger().fault == ""
 
 
-_OWN = st.tuples(st.integers(0, 5), st.sampled_from([INTL, HMT]), st.sampled_from([Verb.OPEN, Verb.CLOSE]))
+_OWN = st.tuples(
+    st.integers(0, 5), st.sampled_from([INTL, HMT]), st.sampled_from([Verb.OPEN, Verb.CLOSE]), st.booleans()
+)
 _STEP = st.one_of(_OWN, st.sampled_from(["close", "undo 1", "undo 2", "undo all"]))
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(_STEP, max_size=8))
 def test_any_order_of_own_acts_and_batches(store: Store, tmp_path: Path, steps: list[object]) -> None:
-    """Whatever is done in whatever order: the state is the fold, and own acts hold from when they were done."""
+    """Whatever is done in whatever order: the state is the fold, and own acts hold from when they were done.
+
+    Those with a date before the cut-over too, but not over an own act of a newer date.
+    """
     path = tmp_path / "one.db"
     for file in tmp_path.glob("one.db*"):
         file.unlink()
-    own: dict[tuple[int, CallClass], Verb] = {}
+    own: dict[tuple[int, CallClass], tuple[bool, Verb]] = {}
     with Store.open(path) as one:
         one.import_subscribers(Subscriber(number(n), "cm", "zhejiang") for n in range(6))
         runs = 1
@@ -325,9 +372,10 @@ def test_any_order_of_own_acts_and_batches(store: Store, tmp_path: Path, steps: 
         for minute, step in enumerate(steps):
             now = NOW + timedelta(minutes=minute)
             if isinstance(step, tuple):
-                n, call_class, verb = step
-                own[n, call_class] = verb
-                one.append(event(n, call_class, verb, now, recorded_at=now))
+                n, call_class, verb, late = step
+                if not late or own.get((n, call_class), (True, verb))[0]:
+                    own[n, call_class] = late, verb
+                one.append(event(n, call_class, verb, DATE - timedelta(9) if late else now, recorded_at=now))
             elif step == "close":
                 one.close_batch(f"r{runs}", 2, now, "x")
             elif step == "undo all":
@@ -340,7 +388,7 @@ def test_any_order_of_own_acts_and_batches(store: Store, tmp_path: Path, steps: 
                 assert held is not None
                 if len(held.batches) >= int(str(step)[-1]):
                     one.undo_batch(f"r{runs}", int(str(step)[-1]), now, "x")
-        for (n, call_class), verb in own.items():
+        for (n, call_class), (_, verb) in own.items():
             assert is_open(one, n, call_class) is (verb is Verb.OPEN)
             assert is_closed(one, n, call_class) is (verb is Verb.CLOSE)
         ledger = list(one.iter_events())

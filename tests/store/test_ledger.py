@@ -85,6 +85,7 @@ events = st.builds(
     hours=st.integers(-3, 3),
     channel=st.sampled_from(["voice", "sms"]),
     caller=st.sampled_from(["", "+85261234567"]),
+    via=st.sampled_from(["cli", "cutover"]),
 )
 
 
@@ -92,8 +93,7 @@ events = st.builds(
 @given(batches=st.lists(st.lists(events, max_size=4), max_size=4))
 def test_state_is_the_fold_of_the_ledger(store: Store, batches: list[list[ConsentEvent]]) -> None:
     """However it is cut into appends, the newest state of each key is the pure fold of the ledger."""
-    with store.writing() as connection:
-        connection.execute(text("DELETE FROM consent_state"))
+    emptied(store)
     for batch in batches:
         store.append_many(batch)
     newest = {key_of(consent): consent for consent in store.state(ME)}  # in the order of since

@@ -31,6 +31,8 @@ def normalise(text: str) -> str:
 
 
 def imported(store: Store, path: Path, **options: bool) -> LedgerImport:
+    """Restore a ledger from its export."""
+    options = {"restore": True, **options}
     return store.import_events(path, normalise, now=NOW + timedelta(hours=1), actor="cli:me", **options)
 
 
@@ -82,6 +84,22 @@ def test_short_file_takes_the_defaults(store: Store, tmp_path: Path) -> None:
     )  # fmt: skip
     again = store.import_events(path, normalise, now=NOW + timedelta(hours=2), actor="cli:you")
     assert again == LedgerImport(1, 0)
+
+
+def test_only_a_restore_takes_what_a_file_says_of_its_writing(store: Store, tmp_path: Path) -> None:
+    """Time of record, actor and way are ours, so that no file passes for a subscriber or a cut-over."""
+    path = tmp_path / "in.csv"
+    row = f"{ME},hmt,close,2026-11-20T00:00Z,1999-01-01T00:00Z,cutover:x,cutover"
+    path.write_text(f"{HEAD},recorded_at,actor,via\n{row}\n")
+    assert imported(store, path, restore=False) == LedgerImport(1, 1)
+    (event,) = store.history(ME)
+    assert (event.recorded_at, event.actor, event.via) == (NOW + timedelta(hours=1), "cli:me", "import")
+    assert imported(store, path, restore=False) == LedgerImport(1, 0)
+    assert imported(store, path) == LedgerImport(1, 1), "as it stands it is another event"
+    assert store.history(ME)[1].via == "cutover"
+    path.write_text(f"{HEAD}\n{ME},hmt,reset,2026-11-20T00:00Z\n")
+    with pytest.raises(BadInput, match="only the undoing of a cut-over resets"):
+        imported(store, path, restore=False)
 
 
 def test_import_of_many_tells_how_far_it_is(store: Store, tmp_path: Path) -> None:

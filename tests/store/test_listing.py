@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -241,8 +242,8 @@ def test_csv_with_all_columns(tmp_path: Path, store: Store) -> None:
             datetime(2027, 1, 1, tzinfo=UTC),
         ),
     ]
-    assert list(read_csv(path, home)) == expected
-    assert store.import_csv(path, home).added == 3
+    assert list(read_csv(path, home, home="+86")) == expected
+    assert store.import_csv(path, home, home="+86").added == 3
     assert stored(store) == sorted(expected, key=str)
 
 
@@ -250,8 +251,11 @@ def test_bare_file_of_numbers(tmp_path: Path, store: Store) -> None:
     """A file with nothing but patterns blocks them, on the list that the operator names."""
     path = tmp_path / "list.csv"
     path.write_text("pattern\n13800138000\n+852*\n")
-    assert list(read_csv(path, home, name="feed")) == [block("13800138000", "feed"), block("+852*", "feed")]
-    store.import_csv(path, home, replace="feed")
+    assert list(read_csv(path, home, home="+86", name="feed")) == [
+        block("13800138000", "feed"),
+        block("+852*", "feed"),
+    ]
+    store.import_csv(path, home, home="+86", replace="feed")
     assert store.count(name="feed") == 2
 
 
@@ -282,7 +286,7 @@ def test_bad_row_is_named_and_nothing_is_kept(tmp_path: Path, store: Store, row:
     path = tmp_path / "list.csv"
     header = "pattern,action,owner,name,source,reason,legal_basis,expires_at"
     path.write_bytes(f"{header}\n1,,,,,,,\n{row}\n2,,,,,,,\n".encode(errors="surrogateescape"))
-    for read in (lambda: list(read_csv(path, home)), lambda: store.import_csv(path, home)):
+    for read in (lambda: list(read_csv(path, home, home="+86")), lambda: store.import_csv(path, home, home="+86")):
         with pytest.raises(BadInput) as caught:
             read()
         message = str(caught.value)
@@ -298,7 +302,7 @@ def test_first_twenty_errors_of_many_are_listed(tmp_path: Path) -> None:
     path = tmp_path / "list.csv"
     path.write_text("pattern\n" + "bad\n" * 1000)
     with pytest.raises(BadInput) as caught:
-        list(read_csv(path, home))
+        list(read_csv(path, home, home="+86"))
     message = str(caught.value)
     assert "1000 bad rows" in message
     assert "line 21: " in message
@@ -312,18 +316,18 @@ def test_wrong_header_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "list.csv"
     path.write_text(text)
     with pytest.raises(BadInput, match="line 1") as caught:
-        list(read_csv(path, home))
+        list(read_csv(path, home, home="+86"))
     assert str(caught.value).isprintable()
 
 
 def test_missing_file_and_endless_line(tmp_path: Path) -> None:
     """A path that is not there is named; a file without line ends is not read into memory."""
     with pytest.raises(BadInput, match="cannot be read"):
-        list(read_csv(tmp_path / "none.csv", home))
+        list(read_csv(tmp_path / "none.csv", home, home="+86"))
     path = tmp_path / "list.csv"
     path.write_text("pattern\n" + "1" * 3_000_000)
     with pytest.raises(BadInput, match="line 2: is longer"):
-        list(read_csv(path, home))
+        list(read_csv(path, home, home="+86"))
 
 
 TAGS = ("intl", "region:hk")
@@ -356,9 +360,9 @@ def test_export_then_import_is_identity(store: Store, entries: list[ListEntry]) 
         assert write_csv(file, entries) == len(entries)
     for name in {entry.name for entry in store.entries()}:
         store.import_entries([], replace=name)
-    store.import_csv(path, home, tags=TAGS)
+    store.import_csv(path, home, home="+86", tags=TAGS)
     assert stored(store) == sorted(entries, key=str)
-    assert sorted(read_csv(path, home, tags=TAGS), key=str) == sorted(entries, key=str)
+    assert sorted(read_csv(path, home, home="+86", tags=TAGS), key=str) == sorted(entries, key=str)
 
 
 @pytest.mark.parametrize(
@@ -386,23 +390,23 @@ def test_row_that_blocks_only_numbers_that_may_never_be_blocked_is_bad(tmp_path:
     path = tmp_path / "list.csv"
     path.write_text("pattern,action\n138*,\n110,\n119-120,block\n10086*,\n")
     with pytest.raises(BadInput) as caught:
-        store.import_csv(path, home, never_block=never.__contains__)
+        store.import_csv(path, home, home="+86", never_block=never.__contains__)
     assert str(caught.value).count("which no list may block") == 3
     assert all(f"line {line}: column pattern: " in str(caught.value) for line in (3, 4, 5))
     assert store.count() == 0
     path.write_text("pattern,action\n1*,\n100-999,block\n110,allow\n10000000000-19999999999,\n")
-    assert store.import_csv(path, home, never_block=never.__contains__).added == 4
-    assert len(list(read_csv(path, home, never_block=never.__contains__))) == 4
+    assert store.import_csv(path, home, home="+86", never_block=never.__contains__).added == 4
+    assert len(list(read_csv(path, home, home="+86", never_block=never.__contains__))) == 4
 
 
 def test_classes_in_a_file_are_those_of_the_pack(tmp_path: Path, store: Store) -> None:
     """A class that numbers can have is read; another one is a bad row, since it would match nothing."""
     path = tmp_path / "list.csv"
     path.write_text("pattern,owner\nclass:hmt,13957100001\nregion:hk,\n")
-    assert store.import_csv(path, home, tags=["hmt", "region:hk"]).added == 2
+    assert store.import_csv(path, home, home="+86", tags=["hmt", "region:hk"]).added == 2
     assert [entry.pattern for entry in store.entries()] == ["region:hk", "class:hmt"]
     with pytest.raises(BadInput, match=r"line 3: column pattern: 'region:hk'.*near are class:hmt"):
-        list(read_csv(path, home, tags=["hmt"]))
+        list(read_csv(path, home, home="+86", tags=["hmt"]))
 
 
 @pytest.mark.parametrize(
@@ -420,7 +424,7 @@ def test_bad_dates_and_flags_are_named(tmp_path: Path, row: str, column: str, wh
     path = tmp_path / "list.csv"
     path.write_text(f"pattern,action,since,expires_at,retained\n1,,,,no\n{row}\n")
     with pytest.raises(BadInput, match=f"line 3: column {column}: .*{what}"):
-        list(read_csv(path, home))
+        list(read_csv(path, home, home="+86"))
 
 
 def test_entries_that_belong_together_are_stored_together(store: Store) -> None:
@@ -433,3 +437,18 @@ def test_entries_that_belong_together_are_stored_together(store: Store) -> None:
     assert store.lists_version() == "1"
     assert store.kept_by("kept by 1", "punishment") == [kept]
     assert store.kept_by("kept by 2", "punishment") == store.kept_by("kept by 1", "system") == []
+
+
+@pytest.mark.parametrize("micros", [2**62, -(2**62)])
+def test_time_outside_the_calendar_that_is_stored_already(store: Store, micros: int) -> None:
+    """A row with such a time, as an older version took it, is read as the first or last moment; decisions go on."""
+    store.add_entry(block("13800138000"))
+    raw = sqlite3.connect(store.path)
+    with raw:
+        raw.execute("UPDATE list_entry SET since = ?, expires_at = ?", (micros, micros))
+    raw.close()
+    (entry,) = store.facts("13800138000", ()).listed
+    assert entry.since == entry.expires_at
+    assert entry.since is not None
+    assert entry.since.year == (9999 if micros > 0 else 1)
+    assert list(store.entries()) == [entry]
