@@ -252,9 +252,9 @@ def run(
 @pass_app
 @reported
 def demo(app: App, evidence: Path) -> None:
-    """The whole story in a minute: lab up, every scenario's call, the table, lab down."""
+    """The whole story in a minute: lab up, the calls of the main scenarios, the table, lab down."""
     out.print("pbxguard demo: a real Asterisk, real SIP calls, and what each caller hears.\n")
-    chosen = load(SCENARIOS)
+    chosen = [scenario for scenario in load(SCENARIOS) if scenario.demo]
     # The demonstration never touches a lab or a state that somebody works with.
     with tempfile.TemporaryDirectory(prefix=_DEMO) as state:
         settings = app.settings.model_copy(update={"state": Path(state)})

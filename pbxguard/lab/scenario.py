@@ -129,12 +129,14 @@ class Scenario(_Part):
         title: What a newcomer reads in the table.
         alone: No other call is under way meanwhile (it disturbs the handler).
         together: Its calls are placed at the same time, under what the first step gives.
+        demo: ``make demo`` places it too; it tells the story in a minute, and details are for the tests.
     """
 
     name: str
     title: str
     alone: bool = False
     together: bool = False
+    demo: bool = True
     step: tuple[Step, ...]
 
 

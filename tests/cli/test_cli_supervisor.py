@@ -193,13 +193,17 @@ def test_status_of_nothing(run) -> None:
 
 def test_status_of_a_handler_that_was_killed(serving, switch, state, run) -> None:
     """A health file whose process is gone is not taken for a handler."""
-    serving(switch)
+    running = serving(switch)
     until(lambda: set(pids(state)) == {"asterisk", "freeswitch"}, "both handlers")
     (told,) = [one for one in heard(state) if one.kind == "freeswitch"]
-    os.kill(told.pid, signal.SIGKILL)
-    until(lambda: not alive(told.pid), "the end of the handler")
-    (state / "serve-freeswitch.json").write_text(json.dumps(asdict(told)))
-    assert table(run("serve", "--status", code=1).stdout)["freeswitch"][0] == "not running"
+    running.send_signal(signal.SIGSTOP)  # else the next handler would write the file
+    try:
+        os.kill(told.pid, signal.SIGKILL)
+        until(lambda: not alive(told.pid), "the end of the handler")
+        assert json.loads((state / "serve-freeswitch.json").read_text()) == asdict(told)
+        assert table(run("serve", "--status", code=1).stdout)["freeswitch"][0] == "not running"
+    finally:
+        running.send_signal(signal.SIGCONT)
 
 
 def test_status_of_a_pid_that_was_used_again(run, state) -> None:
