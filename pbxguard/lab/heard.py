@@ -28,8 +28,9 @@ BLOCK_S = 0.25
 # A PBX that misses a timer tick, or a softphone's clock, shifts what follows; each block may lie this far
 # from where the one before it put it. Two packets.
 SLIP_S = 0.04
-# After a part that was found it may be five: FreeSWITCH on a busy machine has been seen to miss three ticks at once.
-# Not in every case, because the search takes its time.
+# At the beginning, since the lag may be that of what comes after a pause, and after a part that was found it may be
+# five: FreeSWITCH on a busy machine has been seen to miss three ticks at once. Not in every case, because the search
+# takes its time.
 LONG_SLIP_S = 0.1
 # Correlation that counts as "not at all" and "wholly". Two unlike pieces of voiced speech reach 0.5 by chance
 # at the best lag; G.711 keeps 0.99, one lost packet of a block 0.95, GSM about 0.9.
@@ -95,7 +96,7 @@ def match(heard: Samples, reference: Samples, rate: int = RATE) -> Match:
     for at in begins:
         forms = [form[at : at + block] for form in (wanted, between)]
         likeness = 0.0
-        for slip in slips if parts and max(parts) > WHOLE_AT else slips[:1]:
+        for slip in slips if not parts or max(parts) > WHOLE_AT else slips[:1]:
             low = min(max(centre + at - slip, 0), len(sound) - block - 2 * slip)
             here = sound[low : low + block + 2 * slip]
             offset, likeness = max((_compare(here, form) for form in forms), key=lambda found: found[1])
