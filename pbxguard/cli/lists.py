@@ -1,6 +1,5 @@
 """``lists``: blocklists and allowlists, global or one subscriber's."""
 
-import contextlib
 import itertools
 import sys
 from dataclasses import replace
@@ -12,6 +11,7 @@ import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pbxguard.cli.context import App, complain, err, out, pass_app, printable, reported, show_json, show_table
+from pbxguard.cli.longrun import written
 from pbxguard.errors import BadInput
 from pbxguard.screening.lists import Action, ListEntry, check_note, consists_of, live
 from pbxguard.screening.punishment import PUNISHMENT_LIST, Basis, keep, kept_reason, punish
@@ -264,17 +264,8 @@ def export(app: App, owner: str | None, name: str | None, file: Path | None) -> 
     if file is None:
         write_csv(sys.stdout, entries)
         return
-    new = file.with_name(file.name + ".part")
-    try:
-        with new.open("w", newline="", encoding="utf-8") as text:
-            count = write_csv(text, entries)
-        new.replace(file)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            new.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise BadInput(f"{file}: cannot write it: {error.strerror}; name another file") from error
-        raise
+    with written(file) as text:
+        count = write_csv(text, entries)
     out.print(f"wrote {count} entries to {file} (columns {','.join(LIST_COLUMNS)})", markup=False)
 
 

@@ -1,4 +1,4 @@
-"""What the long commands of the registry share: progress, files written whole, and who is at the keyboard."""
+"""What the long commands share: progress, files written whole, and who is at the keyboard."""
 
 import contextlib
 import getpass
