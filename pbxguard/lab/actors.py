@@ -13,7 +13,7 @@ from pbxguard import prompts
 from pbxguard.config import Settings
 from pbxguard.errors import BadConfig
 from pbxguard.lab import heard, topology
-from pbxguard.lab.topology import CALLERS, PHONES, Caller, Phone
+from pbxguard.lab.topology import GROUPS, HOME, PHONES, Caller, Group, Phone, Topology, members
 from pbxguard.resources import DIALPLANS
 
 #: Seconds that an answered softphone stays in a call after its marker.
@@ -75,6 +75,7 @@ def write(
     guard: tuple[str, int],
     listen: str | None,
     pbx: str = "asterisk",
+    net: Topology = HOME,
 ) -> dict[str, Path]:
     """Write the folders of all actors under *root* and return them by actor name.
 
@@ -85,6 +86,7 @@ def write(
         guard: Address and port of the guard, as the PBX reaches it.
         listen: Address of the host on which SIP and RTP are published, or None.
         pbx: ``asterisk`` or ``freeswitch``.
+        net: The world that the actors are in.
     """
     markers = root / "markers"
     markers.mkdir(parents=True, exist_ok=True)
@@ -100,14 +102,14 @@ def write(
     os.chmod(root / "captures", 0o777)  # noqa: PTH101, S103
 
     if pbx == "freeswitch":
-        folders = {"pbx": _freeswitch(root / "pbx", passwords, settings)}
+        folders = {"pbx": _freeswitch(root / "pbx", passwords, settings, net)}
     else:
-        folders = {"pbx": _pbx(root / "pbx", passwords, settings, guard, listen)}
-    for caller in CALLERS:
-        folders[caller.name] = _caller(root / caller.name, caller, passwords)
-    for phone in PHONES:
+        folders = {"pbx": _pbx(root / "pbx", passwords, settings, guard, listen, net)}
+    for caller in net.callers:
+        folders[caller.name] = _caller(root / caller.name, caller, passwords, net)
+    for phone in net.phones:
         if phone.address is not None:
-            folders[phone.name] = _softphone(root / phone.name, phone, passwords)
+            folders[phone.name] = _softphone(root / phone.name, phone, passwords, net)
     return folders
 
 
@@ -132,14 +134,16 @@ def render(folder: Path, kind: str, values: dict[str, str]) -> Path:
     return folder
 
 
-def _pbx(folder: Path, passwords: Secrets, settings: Settings, guard: tuple[str, int], listen: str | None) -> Path:
+def _pbx(
+    folder: Path, passwords: Secrets, settings: Settings, guard: tuple[str, int], listen: str | None, net: Topology
+) -> Path:
     first, last = topology.RTP_PORTS_LISTEN if listen else topology.RTP_PORTS
     nat = ""
     if listen:
         nat = (
             f"external_media_address = {listen}\nexternal_signaling_address = {listen}\n"
             # Asterisk replaces only what is local in its SDP, so its own published network counts as local too.
-            + "\n".join(f"local_net = {net}" for net in (topology.CARRIER, topology.ACCESS, topology.LISTEN))
+            + "\n".join(f"local_net = {local}" for local in (net.carrier, net.access, net.listen))
         )
     return render(
         folder,
@@ -151,9 +155,13 @@ def _pbx(folder: Path, passwords: Secrets, settings: Settings, guard: tuple[str,
             "secret": passwords.ami,
             "nat": nat,
             "guard": f"{guard[0]}:{guard[1]}",
-            "trunks": "\n".join(_trunk_endpoint(caller, passwords) for caller in CALLERS),
-            "phones": "\n".join(_phone_endpoint(phone, passwords) for phone in PHONES),
-            "contexts": "\n".join(_trunk_context(caller, settings) for caller in CALLERS),
+            "trunks": "\n".join(_trunk_endpoint(caller, passwords) for caller in net.callers),
+            "phones": "\n".join(_phone_endpoint(phone, passwords) for phone in net.phones),
+            "groups": "\n".join(
+                f"exten => {group.number},1,Gosub(ring,s,1({'&PJSIP/'.join(members(group.number))}))"
+                for group in GROUPS
+            ),
+            "contexts": "\n".join(_trunk_context(caller, settings) for caller in net.callers),
         },
     )
 
@@ -176,22 +184,23 @@ _SOFIA = (
 )
 
 
-def _freeswitch(folder: Path, passwords: Secrets, settings: Settings) -> Path:
+def _freeswitch(folder: Path, passwords: Secrets, settings: Settings, net: Topology) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     first, last = topology.RTP_PORTS
-    known = [caller for caller in CALLERS if not caller.registers]
-    registering = [caller for caller in CALLERS if caller.registers]
-    users = [(phone.number, passwords.phones[phone.number], "from-subscriber") for phone in PHONES]
+    known = [caller for caller in net.callers if not caller.registers]
+    registering = [caller for caller in net.callers if caller.registers]
+    users = [(phone.number, passwords.phones[phone.number], "from-subscriber") for phone in net.phones]
     users += [(caller.name, passwords.goip, "carrier") for caller in registering]
     values = {
         "rtp_first": str(first),
         "rtp_last": str(last),
         "secret": passwords.ami,
-        "carrier_address": str(topology.PBX_CARRIER),
-        "access_address": str(topology.PBX_ACCESS),
+        "carrier_address": str(net.pbx_carrier),
+        "access_address": str(net.pbx_access),
         "acl": "\n".join(f'          <node type="allow" cidr="{caller.address}/32"/>' for caller in known),
         "common": "\n".join(f'            <param name="{name}" value="{value}"/>' for name, value in _SOFIA),
-        "trunks": "\n".join(_trunk_extension(caller, settings) for caller in CALLERS),
+        "groups": "\n".join(_group_extension(group) for group in GROUPS),
+        "trunks": "\n".join(_trunk_extension(caller, settings) for caller in net.callers),
         "users": "\n".join(
             f'      <user id="{user}"><params><param name="password" value="{password}"/></params>'
             f'<variables><variable name="user_context" value="{context}"/></variables></user>'
@@ -201,6 +210,18 @@ def _freeswitch(folder: Path, passwords: Secrets, settings: Settings) -> Path:
     text = _Asterisk((_ETC / "freeswitch" / "freeswitch.xml").read_text(encoding="utf-8")).substitute(values)
     (folder / "freeswitch.xml").write_text(text, encoding="utf-8")
     return folder
+
+
+def _group_extension(group: Group) -> str:
+    phones = ",".join(f"user/{number}@lab" for number in members(group.number))
+    return f"""\
+      <extension name="{group.name}">
+        <condition field="destination_number" expression="^{group.number}$">
+          <action application="set" data="hangup_after_bridge=true"/>
+          <action application="set" data="call_timeout=45"/>
+          <action application="bridge" data="{phones}"/>
+        </condition>
+      </extension>"""
 
 
 def _trunk_extension(caller: Caller, settings: Settings) -> str:
@@ -245,18 +266,19 @@ def _phone_endpoint(phone: Phone, passwords: Secrets) -> str:
 
 
 def _trunk_context(caller: Caller, settings: Settings) -> str:
-    """The three lines of a user's dialplan."""
+    """The three lines of a user's dialplan, behind one that has the call's tag in the CDR."""
     trunk = settings.trunk(caller.name)
     fail = trunk.fail if trunk else "open"
     return f"[from-{caller.name}]\n" + "".join(
-        f"exten => {pattern},1,Gosub(pbxguard,screen,1({caller.name},{fail}))\n"
+        f"exten => {pattern},1,Gosub(tagged,s,1)\n"
+        f" same => n,Gosub(pbxguard,screen,1({caller.name},{fail}))\n"
         " same => n,Goto(subscribers,${EXTEN},1)\n"
         # Digits only: what is screened is what is dialled.
         for pattern in ("_1XXXXXXXXXX", "_1XX")
     )
 
 
-def _caller(folder: Path, caller: Caller, passwords: Secrets) -> Path:
+def _caller(folder: Path, caller: Caller, passwords: Secrets, net: Topology) -> Path:
     values = {
         "rtp_first": "16000",
         "rtp_last": "16199",
@@ -264,7 +286,7 @@ def _caller(folder: Path, caller: Caller, passwords: Secrets) -> Path:
         "secret": passwords.ami,
         "user_agent": caller.user_agent,
         "sdp_session": caller.sdp_session,
-        "pbx_address": str(topology.PBX_CARRIER),
+        "pbx_address": str(net.pbx_carrier),
         "auth": "outbound_auth = line" if caller.registers else "",
         "user": caller.name,
         "password": passwords.goip,
@@ -295,11 +317,11 @@ module_app menu.so
 """
 
 
-def _softphone(folder: Path, phone: Phone, passwords: Secrets) -> Path:
+def _softphone(folder: Path, phone: Phone, passwords: Secrets, net: Topology) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config").write_text(softphone_config(str(phone.address)))
     (folder / "accounts").write_text(
-        f"<sip:{phone.number}@{topology.PBX_ACCESS};transport=udp>;auth_pass={passwords.phones[phone.number]};"
+        f"<sip:{phone.number}@{net.pbx_access};transport=udp>;auth_pass={passwords.phones[phone.number]};"
         "answermode=auto;regint=60;audio_codecs=PCMA/8000/1\n"
     )
     (folder / "contacts").write_text("")

@@ -18,6 +18,7 @@ from panoramisk import Manager
 from pbxguard.errors import LabUnavailable
 from pbxguard.lab import topology
 from pbxguard.lab.engine import Engine
+from pbxguard.lab.topology import HOME, Topology
 
 _SIPP_FOLDER = "/tmp"  # noqa: S108 (inside the actor's own container)
 
@@ -61,17 +62,18 @@ class Placing:
 class Callers:
     """The actors that place calls, each with one AMI connection that is opened when first used."""
 
-    def __init__(self, engine: Engine, ami_secret: str, container: str = "pbxguard-{}") -> None:
+    def __init__(self, engine: Engine, ami_secret: str, net: Topology = HOME) -> None:
         self._engine = engine
         self._secret = ami_secret
-        self._container = container
+        self._net = net
         self._managers: dict[str, _Ami] = {}
         self._connecting = asyncio.Lock()
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, engine: Engine, ami_secret: str) -> AsyncIterator["Callers"]:
-        callers = cls(engine, ami_secret)
+    async def open(cls, engine: Engine, ami_secret: str, net: Topology = HOME) -> AsyncIterator["Callers"]:
+        """The actors of a world that is up, for the time of this block."""
+        callers = cls(engine, ami_secret, net)
         try:
             yield callers
         finally:
@@ -84,8 +86,8 @@ class Callers:
         Raises:
             LabUnavailable: The actor does not exist or did not take the order, or the call did not end in time.
         """
-        if call.trunk not in {caller.name for caller in topology.CALLERS}:
-            known = ", ".join(caller.name for caller in topology.CALLERS)
+        if call.trunk not in {caller.name for caller in self._net.callers}:
+            known = ", ".join(caller.name for caller in self._net.callers)
             raise LabUnavailable(f"the lab has no trunk {call.trunk!r}; it has {known}")
         if call.by_sipp:
             await self._by_sipp(call, limit)
@@ -96,12 +98,12 @@ class Callers:
     async def _manager(self, trunk: str) -> "_Ami":
         async with self._connecting:
             if trunk not in self._managers:
-                address = next(c.address for c in topology.CALLERS if c.name == trunk)
+                address = next(c.address for c in self._net.callers if c.name == trunk)
                 self._managers[trunk] = await _Ami.connect(address, self._secret)
             return self._managers[trunk]
 
     async def _by_sipp(self, call: Placing, limit: float) -> None:
-        container = self._container.format(call.trunk)
+        container = self._net.name(call.trunk)
         name = f"{call.id}.xml"
         scenario = _sipp_scenario(call)
         # Each call has a port of its own; the PBX knows the trunk by its address alone.
@@ -109,7 +111,7 @@ class Callers:
         command = (
             "sipp", "-sf", f"{_SIPP_FOLDER}/{name}", "-m", "1", "-p", str(port), "-mp", str(port + 12000),
             "-nostdin", "-timeout", f"{int(limit)}s", "-timeout_error", "-s", call.callee, *_sipp_keys(call),
-            f"{topology.PBX_CARRIER}:{topology.SIP_PORT}",
+            f"{self._net.pbx_carrier}:{topology.SIP_PORT}",
         )  # fmt: skip
         await asyncio.to_thread(self._engine.put, container, _SIPP_FOLDER, {name: scenario.encode()})
         code, text = await asyncio.to_thread(self._engine.run, container, *command, timeout=limit + 5)
@@ -187,7 +189,10 @@ class _Ami:
                 raise LabUnavailable(f"{call.trunk} did not place the call: {json.dumps(str(response))[:200]}")
             await asyncio.wait_for(ended, limit + 10)
         except TimeoutError as error:
-            raise LabUnavailable(f"the call from {call.trunk} did not end within {limit + 10:.0f} s") from error
+            raise LabUnavailable(
+                f"end of the call from {call.trunk}: expected within {limit:.0f} s, "
+                f"observed none after {limit + 10:.0f} s"
+            ) from error
         finally:
             self._ended.pop(call.id, None)
 

@@ -8,7 +8,9 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -16,18 +18,18 @@ from typing import NoReturn
 
 import click
 import segno
-from rich.console import Group
-from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from pbxguard.cli.context import App, err, out, pass_app, printable, reported, show_json, show_table
 from pbxguard.errors import BadInput, LabUnavailable
 from pbxguard.lab import doctor as check_up
-from pbxguard.lab import report, topology
+from pbxguard.lab import record, report, room, schema, show, topology
 from pbxguard.lab.callers import Callers
 from pbxguard.lab.evidence import Evidence
+from pbxguard.lab.goip.cli import goip
+from pbxguard.lab.progress import Board
+from pbxguard.lab.room import CALLS
 from pbxguard.lab.run import Run, Stage, run_name, run_scenarios
 from pbxguard.lab.scenario import CallStep, Scenario, load
 from pbxguard.lab.topology import PHONES
@@ -48,6 +50,7 @@ _pbx = click.option("--pbx", type=click.Choice(["asterisk", "freeswitch"]), help
 
 
 def _world(app: App, pbx: str | None = None) -> World:
+    """World 0, the one of ``lab up``."""
     return World(app.settings, app.config_path, say=lambda line: err.print(line, markup=False), pbx=pbx)
 
 
@@ -59,6 +62,9 @@ def lab(ctx: click.Context) -> None:
     for number in _ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
             ctx.call_on_close(partial(signal.signal, number, signal.signal(number, _end)))
+
+
+lab.add_command(goip)
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
@@ -206,7 +212,10 @@ async def _one_call(world: World, step: CallStep, folder: Path) -> Evidence:
 @lab.command()
 @click.argument("names", nargs=-1, metavar="[SCENARIO]...")
 @click.option("--pbx", type=click.Choice(["asterisk", "freeswitch", "both"]), default="asterisk", show_default=True)
-@click.option("--jobs", default=12, show_default=True, type=click.IntRange(1, 16), help="Calls at once.")
+@click.option("--jobs", default=1, show_default=True, type=click.IntRange(1, topology.MAX_WORLDS),
+              help="Worlds side by side, each with a PBX, carriers, telephones and state of its own.")  # fmt: skip
+@click.option("--calls", type=click.IntRange(1, 32),
+              help=f"Calls at once in each world.  [default: {CALLS}, less where worlds outnumber CPUs]")  # fmt: skip
 @click.option("--scenarios", type=click.Path(path_type=Path, exists=True, file_okay=False), default=SCENARIOS,
               help="Folder of scenario files.")  # fmt: skip
 @click.option("--vectors", is_flag=True, help="The voice vectors of the country pack instead of scenario files.")
@@ -214,8 +223,9 @@ async def _one_call(world: World, step: CallStep, folder: Path) -> Evidence:
 @pass_app
 @reported
 def run(
-    app: App, names: tuple[str, ...], pbx: str, jobs: int, scenarios: Path, evidence: Path, *, vectors: bool
-) -> None:
+    app: App, names: tuple[str, ...], pbx: str, jobs: int, calls: int | None, scenarios: Path, evidence: Path,
+    *, vectors: bool,
+) -> None:  # fmt: skip
     """Place the calls of scenarios and compare with what is expected; exit code 1 when one differs.
 
     The scenarios have a state of their own; your lists and registry stay as they are. A lab that is not up is
@@ -223,6 +233,10 @@ def run(
     """
     if vectors and names:
         raise click.UsageError("--vectors takes all of the pack's vectors; leave out the scenario names")
+    if jobs > 1:
+        room.require(jobs)
+        if app.settings.store.url is not None:
+            raise BadInput("--jobs: the worlds would share the database of [store] url; leave it out for the lab")
     chosen = pack_vectors(app.settings) if vectors else load(scenarios, names)
     kinds = ("asterisk", "freeswitch") if pbx == "both" else (pbx,)
     for kind in kinds:
@@ -233,9 +247,12 @@ def run(
     for kind in kinds:
         with _world(app, kind) as world, world.busy(alone=True):
             was_up = world.is_up()
+            if left := world.down_others():
+                err.print(f"took down what an earlier run left behind ({left} things)")
             try:
                 world.up()
-                results.append(_run(world, chosen, evidence, jobs))
+                with _beside(app, kind, jobs) as others:
+                    results.append(_run(world, chosen, evidence, calls or room.calls(jobs), others))
             finally:
                 if not was_up:
                     world.down()
@@ -245,6 +262,89 @@ def run(
     for result in results:
         _summary(result)
     sys.exit(1 if any(result.failed for result in results) else 0)
+
+
+@contextmanager
+def _beside(app: App, pbx: str, jobs: int) -> Iterator[list[World]]:
+    """The worlds beside the first; the run brings them up and takes them down."""
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(World(app.settings, app.config_path, pbx=pbx, index=index))
+            for index in range(1, jobs)
+        ]
+
+
+@lab.command("schema")
+@reported
+def print_schema() -> None:
+    """Print the JSON schema of scenario files, for completion in an editor."""
+    click.echo(schema.text(), nl=False)
+
+
+@lab.command("record", epilog="Example: pbxguard lab record taiwan-landline --last")
+@click.argument("name")
+@click.option("--last", is_flag=True, help="The last call that the guard decided on, instead of the next.")
+@click.option("--wait", "patience", default=120.0, show_default=True, type=click.FloatRange(1, 3600),
+              help="Seconds to wait for the next call.")  # fmt: skip
+@click.option("--scenarios", type=click.Path(path_type=Path, file_okay=False), default=SCENARIOS,
+              help="Folder of scenario files, where NAME.toml goes.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Write over a scenario of that name.")
+@_evidence
+@pass_app
+@reported
+def record_call(
+    app: App, name: str, patience: float, scenarios: Path, evidence: Path, *, last: bool, force: bool
+) -> None:  # fmt: skip
+    """Write a scenario file from a call that you place by hand, with `lab call` or a telephone of your own.
+
+    What is given comes from your registry and lists, what is expected from what was seen and heard. Without --last
+    it waits for the next call to a subscriber, until that is over.
+    """
+    path = record.target(scenarios, name, force=force)
+    with _world(app) as world, world.busy(alone=False):
+        if last:
+            call = record.last_call(world, evidence)
+        else:
+            world.require_up()
+            err.print(f"waiting for a call, {patience:.0f} s at most; place it now", markup=False)
+            call = asyncio.run(record.next_call(world, patience))
+        step = record.write(path, record.text(world, call, name, scenarios))
+    where = "" if scenarios == SCENARIOS else f" --scenarios {scenarios}"
+    out.print(f"wrote {path}: {printable(step.cli) or 'no CLI'} to {step.callee} on {step.trunk}", markup=False)
+    out.print(f"run it: pbxguard lab run {name}{where}", markup=False)
+
+
+@lab.command("show", epilog="Example: pbxguard lab show consent")
+@click.argument("wanted", metavar="CALL")
+@click.option("--json", "as_json", is_flag=True)
+@_evidence
+@reported
+def show_call(wanted: str, evidence: Path, *, as_json: bool) -> None:
+    """Show a call's evidence: its SIP ladder, what was heard and when, the decision's steps, expected and observed.
+
+    CALL is a Call-ID or its beginning, a scenario's name, or the folder of a call; the newest run that has it counts.
+    """
+    bundle = show.read(show.find(evidence, wanted))
+    if as_json:
+        show_json(bundle.result | {"decision": bundle.decision, "evidence": str(bundle.folder)})
+        return
+    result, decision = bundle.result, bundle.decision
+    seen = result.get("observed") or {}
+    mark = "[green]✓[/]" if result.get("passed") else "[red]✗[/]"
+    out.print(f"{mark} {escape(printable(str(result.get('title'))))}: {seen.get('verdict')} ({seen.get('reason')})")
+    out.print(f"Call-ID {printable(str(result.get('call_id')))}\n", markup=False)
+    for line in [*(bundle.ladder or "(no SIP messages)").splitlines(), "", *show.timeline(bundle), ""]:
+        out.print(printable(line), markup=False)
+    if decision:
+        because = f"rule {decision.get('rule')}: {decision.get('detail')} ({decision.get('elapsed_us')} µs in all)"
+        out.print(printable(because), markup=False)
+        show_table(("rule", "outcome", "saw", "µs"), show.steps(decision))
+    rows = show.compared(result.get("expected"), seen)
+    if rows:
+        show_table(("", "expected", "observed", ""), [(*row[:3], "✓" if row[3] else "✗") for row in rows])
+    for fault in result.get("faults") or []:
+        out.print(f"[red]✗[/] {escape(printable(fault))}")
+    out.print(f"evidence: {bundle.folder}", markup=False)
 
 
 @lab.command()
@@ -267,7 +367,7 @@ def demo(app: App, evidence: Path) -> None:
                 out.print("  took down the lab of an earlier demo that was killed")
             try:
                 world.up()
-                result = _run(world, chosen, evidence, 12)
+                result = _run(world, chosen, evidence, room.calls(1))
             finally:
                 world.down()
     out.print("  the lab is down again\n")
@@ -293,26 +393,10 @@ def _take_down(app: App, state: Path) -> bool:
     return True
 
 
-def _run(world: World, chosen: Sequence[Scenario], evidence: Path, jobs: int) -> Run:
-    total = sum(len(scenario.step) for scenario in chosen)
-    progress = Progress(
-        TextColumn("placing calls"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=err
-    )
-    task = progress.add_task("", total=total)
-    recent: list[str] = []
-
-    def report_call(result: Evidence) -> None:
-        progress.advance(task)
-        mark = "[green]✓[/]" if result.passed else "[red]✗[/]"
-        line = f"  {mark} {escape(result.title)}"
-        if err.is_terminal:
-            recent.append(line)
-            live.update(Group(*recent[-8:], progress))
-        else:
-            err.print(line)
-
-    with Live(progress, console=err, transient=True) as live:
-        result = asyncio.run(run_scenarios(world, chosen, evidence, jobs=jobs, report=report_call))
+def _run(world: World, chosen: Sequence[Scenario], evidence: Path, calls: int, beside: Sequence[World] = ()) -> Run:
+    total = sum(len(scenario.step) for scenario in chosen if scenario.pbx in (None, world.pbx))
+    with Board(err, world.pbx, total, 1 + len(beside)) as board:
+        result = asyncio.run(run_scenarios(world, chosen, evidence, calls=calls, beside=beside, watch=board))
     report.write(result, world.settings.pack)
     return result
 
@@ -336,16 +420,26 @@ def _rows(calls: Sequence[Evidence], pack: str) -> tuple[tuple[str, ...], list[t
 def _side_by_side(results: Sequence[Run]) -> None:
     """The results of the PBXs beside each other; a difference is declared by the adapter or a failure."""
     rows = []
-    for calls in zip(*(result.calls for result in results), strict=True):
-        first = calls[0].call
-        cells = [
-            f"{'✓' if c.passed else '✗'} {c.observed.verdict} ({c.observed.reason}), {report.heard_words(c)}"
-            for c in calls
-        ]
-        rows.append((calls[0].title, first.cli or "(none)", first.trunk, *cells))
+    found: dict[tuple[str, int], dict[str, Evidence]] = {}
+    for result in results:
+        count: Counter[str] = Counter()
+        for call in result.calls:
+            count[call.scenario] += 1
+            found.setdefault((call.scenario, count[call.scenario]), {})[result.pbx] = call
+    for calls in found.values():
+        first = next(iter(calls.values()))
+        cells = [_cell(calls.get(result.pbx)) for result in results]
+        rows.append((first.title, first.call.cli or "(none)", first.call.trunk, *cells))
     if not out.is_terminal:
         out.width = 190
     show_table(("call", "from", "trunk", *(result.pbx for result in results)), rows)
+
+
+def _cell(call: Evidence | None) -> str:
+    if call is None:
+        return "(not for this PBX)"
+    mark = "✓" if call.passed else "✗"
+    return f"{mark} {call.observed.verdict} ({call.observed.reason}), {report.heard_words(call)}"
 
 
 def _finish(result: Run, app: App) -> NoReturn:
@@ -374,6 +468,8 @@ def _summary(result: Run) -> None:
     for call in result.calls:
         for fault in call.faults:
             out.print(f"[red]✗[/] {result.pbx}: {escape(call.title)}: {escape(printable(fault))}")
+    for skipped in result.skipped:
+        out.print(f"{result.pbx}: skipped {skipped['scenario']}: {skipped['why']}", markup=False)
     out.print(
         f"{result.pbx}: {result.passed} calls as expected, {result.failed} not, in {result.seconds:.0f} s. "
         f"Evidence (wire, audio, decisions): {result.folder}/report.html",

@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
@@ -68,13 +68,15 @@ class Engine:
 
     Args:
         owner: The lab's state folder, put on every label: another folder's lab is left alone.
+        world: Index of the world; all of its things carry it.
 
     Raises:
         LabUnavailable: No engine answers.
     """
 
-    def __init__(self, owner: Path) -> None:
+    def __init__(self, owner: Path, world: int = 0) -> None:
         self.owner = str(owner.resolve())
+        self.world = world
         endpoint = os.environ.get("DOCKER_HOST", _SOCKET)
         try:
             # The SDK would follow the CLI's context to a remote engine; the lab is for this host.
@@ -241,32 +243,40 @@ class Engine:
         with _mapped(f"inspect {name}"):
             return int(self._client.containers.get(name).attrs["State"]["Pid"])
 
+    def worlds(self) -> set[int]:
+        """Indices of the worlds of this lab that have anything on the engine."""
+        with _mapped("list containers"):
+            return {_world_of(thing.attrs) for thing in (*self._mine(), *self._my_networks())}
+
     def remove_all(self) -> int:
-        """Remove every container and network of this lab; how many things that were."""
+        """Remove every container and network of this world; how many things that were."""
+        return self._remove(lambda world: world == self.world)
+
+    def remove_lab(self) -> int:
+        """Remove every container and network of this lab, whatever world they are in; how many that were."""
+        return self._remove(lambda _: True)
+
+    # -- helpers -------------------------------------------------------------------------------------------
+
+    def _remove(self, wanted: Callable[[int], bool]) -> int:
         with _mapped("take the lab down"):
-            mine = self._mine()
+            mine = [container for container in self._mine() if wanted(_world_of(container.attrs))]
+            networks = [network for network in self._my_networks() if wanted(_world_of(network.attrs))]
             for container in mine:
                 try:
                     container.remove(force=True)
                 except docker_errors.NotFound:
                     continue
-            networks = [
-                n
-                for n in self._client.networks.list(filters={"label": LABEL})
-                if n.attrs.get("Labels", {}).get(f"{LABEL}.owner") == self.owner
-            ]
             for network in networks:
                 self._remove_network(network)
         return len(mine) + len(networks)
 
-    # -- helpers -------------------------------------------------------------------------------------------
-
     def _labels(self) -> dict[str, str]:
-        return {LABEL: "lab", f"{LABEL}.owner": self.owner}
+        return {LABEL: "lab", f"{LABEL}.owner": self.owner, f"{LABEL}.world": str(self.world)}
 
     def _require_mine(self, labels: Mapping[str, str] | None, remedy: str, what: str) -> None:
         """Nothing is removed for its name alone: somebody else may use that name."""
-        if not (labels or {}).items() >= self._labels().items():
+        if not (labels or {}).items() >= {LABEL: "lab", f"{LABEL}.owner": self.owner}.items():
             owner = (labels or {}).get(f"{LABEL}.owner")
             whose = f"of the lab in {owner}" if owner else "of another program"
             raise LabUnavailable(f"there is a {what} {whose}; when nobody needs it, remove it: {remedy}")
@@ -274,6 +284,9 @@ class Engine:
     def _mine(self) -> list[Any]:
         found = self._client.containers.list(all=True, filters={"label": f"{LABEL}.owner={self.owner}"})
         return list(found)
+
+    def _my_networks(self) -> list[Any]:
+        return list(self._client.networks.list(filters={"label": f"{LABEL}.owner={self.owner}"}))
 
     def _container(self, name: str) -> Any | None:
         try:
@@ -292,6 +305,12 @@ class Engine:
             # Engine 20.10 may count endpoints that are gone. Nobody is on it, and the next `up` takes it over.
             if "active endpoints" not in str(error.explanation) or not _abandoned(network.attrs):
                 raise
+
+
+def _world_of(attrs: Mapping[str, Any]) -> int:
+    """The world of a container (labels below Config) or a network."""
+    labels = attrs.get("Labels") or (attrs.get("Config") or {}).get("Labels") or {}
+    return int(labels.get(f"{LABEL}.world", "0"))
 
 
 def _abandoned(attrs: Mapping[str, Any]) -> bool:

@@ -5,6 +5,7 @@ decision, which the guard recorded.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -12,19 +13,41 @@ from pathlib import Path
 import numpy as np
 
 from pbxguard import prompts
-from pbxguard.lab import heard, topology
+from pbxguard.lab import heard, listening, topology
 from pbxguard.lab.ladder import ladder
+from pbxguard.lab.listening import BEGUN, HEARD, Heard, Part, Sound
 from pbxguard.lab.scenario import CallStep, Expect
-from pbxguard.lab.wire import Capture, Leg
+from pbxguard.lab.wire import Capture, Leg, SipMessage
 from pbxguard.pbx.address import uri_user
 from pbxguard.store import DecisionRow
 
-#: A prompt with this score was heard; a wrong prompt scores below 0.1, half a prompt about 0.5.
-HEARD = 0.8
-#: A prompt that the caller cut short shows at least this much of itself.
-BEGUN = 0.1
-
 TAG = "X-Pbxguard-Call"
+#: Names of the markers that the two ends play, as references.
+CALLER, CALLEE = "marker caller", "marker callee"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A prompt or marker that somebody heard, whole or in part. Times are seconds.
+
+    Attributes:
+        name: ``intl_default_off`` or ``marker callee``.
+        language: Of the prompt, "" for a marker.
+        sound: ``whole``, ``cut`` or ``gaps``.
+        span: From where to where it was heard, in the audio of the evidence.
+        part: Which part of the reference that was.
+        length: Of the whole reference.
+        gaps: Where, in the audio, it was not heard meanwhile.
+    """
+
+    name: str
+    language: str
+    sound: str
+    score: float
+    span: tuple[float, float]
+    part: tuple[float, float]
+    length: float
+    gaps: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +68,15 @@ class Observed:
         heard_by_caller: How well the callee's marker reached the caller, 0 to 1.
         heard_by_callee: How well the caller's marker reached the callee, 0 to 1.
         q850_zero: The PBX sent a Reason header with the invalid Q.850 cause 0.
+        heard: What the caller heard in one word (``listening.Sound``), against the prompt that the guard chose, or
+            the callee's marker where the call was answered.
+        span: From where to where that was heard, seconds from the first packet; None when it was not.
+        pieces: Every prompt and marker that the caller heard, in order.
+        callee_heard: What the callee heard, against the caller's marker; "" when nobody was called.
+        callee_pieces: Every prompt and marker that the callee heard.
+        leaked: Name of a prompt that the callee heard, or the caller of an answered call; "" when none was.
+        audio_ms: From the INVITE to the first packet that the caller was sent, None when there was none.
+        total_ms: From the INVITE to the last message of the caller's leg.
     """
 
     verdict: str
@@ -68,6 +100,14 @@ class Observed:
     heard_by_caller: float = 0.0
     heard_by_callee: float = 0.0
     q850_zero: bool = False
+    heard: str = ""
+    span: tuple[float, float] | None = None
+    pieces: tuple[Piece, ...] = ()
+    callee_heard: str = ""
+    callee_pieces: tuple[Piece, ...] = ()
+    leaked: str = ""
+    audio_ms: float | None = None
+    total_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,20 +161,35 @@ def legs_of(capture: Capture, tag: str) -> Legs | None:
     return Legs(inbound[0], outbound[0] if outbound else None) if inbound else None
 
 
+def messages_of(capture: Capture, legs: Legs) -> list[SipMessage]:
+    """The messages of the call on all its legs, in order of time; a ring group has several legs to telephones."""
+    tag = legs.caller.invite.header(TAG)
+    of_call = {leg.call_id for leg in (legs.caller, legs.callee) if leg is not None}
+    if tag is not None:
+        of_call |= {leg.call_id for leg in capture.calls().values() if leg.invite.header(TAG) == tag}
+    return [message for message in capture.messages if message.call_id in of_call]
+
+
 def observe(legs: Legs, decision: DecisionRow | None, prompt_dir: Path) -> Observed:
     """What the two legs and the guard's record show."""
     caller = legs.caller
-    sound = caller.audio_to_caller()
-    to_caller = to_callee = 0.0
+    references = _references(prompt_dir)
+    announced = _keys(decision.prompt, decision.extra["languages"]) if decision is not None else ()
+    wanted = (CALLEE,) if caller.answered else announced
+    to_caller = listening.listen(caller.audio_to_caller(), references | _marker(CALLEE), wanted)
+    pieces = _pieces(to_caller)
+    name = _prompt_heard(to_caller)
+    said = [piece for piece in pieces if piece.name == name]
+    spoken = [piece for piece in said if f"{piece.name}/{piece.language}" in announced] or said
+    to_callee = Heard(Sound.NOTHING)
+    callee_pieces: tuple[Piece, ...] = ()
     if legs.callee is not None:
-        to_caller = heard.match(sound, _marker("callee")).score
-        to_callee = heard.match(legs.callee.audio_to_callee(), _marker("caller")).score
-    scores = {key: heard.match(sound, reference) for key, reference in _references(prompt_dir).items()}
-    found = {key: match for key, match in scores.items() if match.score >= BEGUN}
-    name = max(found, key=lambda key: found[key].score)[0] if found else ""
-    ours = sorted((match.start_s, language, match.score) for (n, language), match in found.items() if n == name)
-    wanted = tuple(decision.extra["languages"]) if decision is not None else ()
-    spoken = [entry for entry in ours if entry[1] in wanted] or ours
+        audio = legs.callee.audio_to_callee()
+        to_callee = listening.listen(audio, references | _marker(CALLER), (CALLER,))
+        callee_pieces = _pieces(to_callee)
+    heard_by_caller = to_caller.scores.get(CALLEE, 0.0) if legs.callee is not None else 0.0
+    heard_by_callee = to_callee.scores.get(CALLER, 0.0)
+    leaks = [piece.name for piece in (*(pieces if caller.answered else ()), *callee_pieces) if piece.language]
     return Observed(
         verdict=decision.verdict if decision else "failed",
         reason=str(decision.reason) if decision else "guard_failed",
@@ -142,7 +197,7 @@ def observe(legs: Legs, decision: DecisionRow | None, prompt_dir: Path) -> Obser
         answered=caller.answered,
         callee_rang=legs.callee is not None and (legs.callee.rang or legs.callee.answered),
         prompt=name,
-        prompt_score=round(min((entry[2] for entry in spoken), default=0.0), 3),
+        prompt_score=min((piece.score for piece in spoken), default=0.0),
         post_dial_ms=None if caller.post_dial_ms is None else round(caller.post_dial_ms, 1),
         labels=tuple(decision.labels) if decision else (),
         cli_class=decision.cli_class if decision else "",
@@ -150,14 +205,56 @@ def observe(legs: Legs, decision: DecisionRow | None, prompt_dir: Path) -> Obser
         display=_display(legs.callee),
         shown=_shown(legs.callee),
         early_media=any(p.status == 183 and p.has_sdp for p in caller.provisionals),
-        languages=tuple(entry[1] for entry in spoken),
-        other_score=round(max((m.score for (n, _), m in scores.items() if n != name), default=0.0), 3),
+        languages=tuple(piece.language for piece in spoken),
+        other_score=round(
+            max((score for key, score in to_caller.scores.items() if _prompt_of(key) not in ("", name)), default=0.0),
+            3,
+        ),
         recorded=decision is not None,
-        two_way_audio=min(to_caller, to_callee) >= HEARD,
-        heard_by_caller=round(to_caller, 3),
-        heard_by_callee=round(to_callee, 3),
+        two_way_audio=min(heard_by_caller, heard_by_callee) >= HEARD,
+        heard_by_caller=round(heard_by_caller, 3),
+        heard_by_callee=round(heard_by_callee, 3),
         q850_zero=any("cause=0" in reason.replace(" ", "") for reason in _reasons_of_pbx(caller)),
+        heard=str(to_caller.sound),
+        span=to_caller.span,
+        pieces=pieces,
+        callee_heard=str(to_callee.sound) if legs.callee is not None else "",
+        callee_pieces=callee_pieces,
+        leaked=leaks[0] if leaks else "",
+        audio_ms=_since_invite(caller, min((stream.at for stream in caller.streams_to_caller), default=None)),
+        total_ms=_since_invite(caller, caller.messages[-1].at),
     )
+
+
+def _since_invite(leg: Leg, at: float | None) -> float | None:
+    return None if at is None else round((at - leg.invite.at) * 1000.0, 1)
+
+
+def _keys(prompt: str, languages: Sequence[str]) -> tuple[str, ...]:
+    """Names of the references that an announcement of this prompt is made of."""
+    return tuple(f"{prompt}/{language}" for language in languages) if prompt else ()
+
+
+def _prompt_of(key: str) -> str:
+    """The prompt that a reference is of, or "" for a marker."""
+    return key.partition("/")[0] if "/" in key else ""
+
+
+def _prompt_heard(found: Heard) -> str:
+    """The prompt that was heard best, in whatever language; "" for none."""
+    ours = [part for part in found.parts if "/" in part.name]
+    return _prompt_of(max(ours, key=lambda part: part.match.score).name) if ours else ""
+
+
+def _pieces(found: Heard) -> tuple[Piece, ...]:
+    return tuple(_piece(part) for part in found.parts)
+
+
+def _piece(part: Part) -> Piece:
+    name, _, language = part.name.partition("/")
+    match = part.match
+    score, length = round(match.score, 3), round(part.length_s, 2)
+    return Piece(name, language, str(part.sound), score, match.span, match.part, length, match.gaps)
 
 
 def faults(expected: Expect, observed: Observed, *, wanted_languages: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -172,7 +269,11 @@ def faults(expected: Expect, observed: Observed, *, wanted_languages: tuple[str,
         if want is not None and want != got:
             wrong.append(f"{name}: expected {want}, observed {got}")
     if expected.two_way_audio and not observed.two_way_audio:
-        wrong.append(f"markers: caller heard {observed.heard_by_caller}, callee heard {observed.heard_by_callee}")
+        wrong.append(
+            f"markers: expected {HEARD} or more of each, caller heard {observed.heard_by_caller} of the callee's "
+            f"({observed.heard or 'nothing'}), callee heard {observed.heard_by_callee} of the caller's "
+            f"({observed.callee_heard or 'nothing'})"
+        )
     if expected.display is not None and expected.display not in observed.display:
         wrong.append(f"display: expected {expected.display!r} in it, observed {observed.display!r}")
     limit = expected.max_post_dial_ms
@@ -183,18 +284,31 @@ def faults(expected: Expect, observed: Observed, *, wanted_languages: tuple[str,
     return (*wrong, *_prompt_faults(expected, observed, wanted_languages))
 
 
+def heard_words(piece: Piece) -> str:
+    """A prompt or marker as it was heard, in words: which part of it, and where the gaps are."""
+    words = f"{piece.name}{f' ({piece.language})' if piece.language else ''} {piece.sound}"
+    if piece.sound == Sound.CUT:
+        words += f", {piece.part[0]:.2f} to {piece.part[1]:.2f} s of its {piece.length:.2f} s"
+    if piece.gaps:
+        words += f", not heard at {', '.join(f'{begin:.2f} to {end:.2f} s' for begin, end in piece.gaps)}"
+    return words
+
+
 def _prompt_faults(expected: Expect, observed: Observed, wanted_languages: tuple[str, ...]) -> list[str]:
     if not expected.prompt:
         if observed.prompt:
             return [f"prompt: expected none, heard {observed.prompt} (score {observed.prompt_score})"]
-        return []
+        return [f"prompt: expected none, the callee heard {observed.leaked}"] if observed.leaked else []
     wrong = []
     least = BEGUN if expected.prompt_cut else HEARD
     if observed.prompt != expected.prompt or observed.prompt_score < least:
         wrong.append(
             f"prompt: expected {expected.prompt} with a score of {least} or more, "
-            f"heard {observed.prompt or 'none'} ({observed.prompt_score})"
+            f"heard {observed.prompt or 'none'} ({observed.prompt_score}), the line had: {observed.heard}"
         )
+    elif not expected.prompt_cut:
+        partly = [piece for piece in observed.pieces if piece.name == expected.prompt and piece.sound != Sound.WHOLE]
+        wrong += [f"prompt: expected {expected.prompt} whole, heard {heard_words(piece)}" for piece in partly]
     if wanted_languages and not expected.prompt_cut and observed.languages != wanted_languages:
         wrong.append(f"prompt languages: expected {wanted_languages}, heard {observed.languages}")
     if not observed.early_media:
@@ -208,8 +322,7 @@ def write(
     """Put the bundle of one call into *folder*: ladder, decision, audio, result. The pcap is there already."""
     folder.mkdir(parents=True, exist_ok=True)
     if legs is not None:
-        of_call = {legs.caller.call_id} | ({legs.callee.call_id} if legs.callee else set())
-        messages = [message for message in capture.messages if message.call_id in of_call]
+        messages = messages_of(capture, legs)
         (folder / "ladder.txt").write_text(ladder(messages, topology.names()), encoding="utf-8")
         sound = legs.caller.audio_to_caller()
         heard.write_wav(folder / "heard-by-caller.wav", sound if len(sound) else np.zeros(1, np.int16))
@@ -225,17 +338,17 @@ def _write_json(path: Path, value: object) -> None:
 
 
 @cache
-def _references(prompt_dir: Path) -> dict[tuple[str, str], heard.Samples]:
+def _references(prompt_dir: Path) -> dict[str, heard.Samples]:
     return {
-        (name, language): heard.load_wav(prompts.path(name, language, prompt_dir))
+        f"{name}/{language}": heard.load_wav(prompts.path(name, language, prompt_dir))
         for name in prompts.names()
         for language in prompts.LANGUAGES
     }
 
 
 @cache
-def _marker(name: str) -> heard.Samples:
-    return heard.marker(name)
+def _marker(name: str) -> dict[str, heard.Samples]:
+    return {name: heard.marker(name.removeprefix("marker "))}
 
 
 def _reasons_of_pbx(leg: Leg) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from pbxguard.lab.wire import Address, SipMessage
 
-__all__ = ["ladder", "printable"]
+__all__ = ["actor_name", "actors_of", "label", "ladder", "note", "printable"]
 
 MAX_MESSAGES = 500
 LONGEST_NAME, LONGEST_LABEL, LONGEST_NOTE = 20, 30, 72
@@ -31,21 +31,21 @@ def ladder(messages: Sequence[SipMessage], names: Mapping[str, str]) -> str:
     shown = messages[:MAX_MESSAGES]
     if not shown:
         return "(no SIP messages)\n"
-    actors: list[str] = []
-    for message in shown:
-        for address in (message.source, message.destination):
-            name = _name(address, names)
-            if name not in actors:
-                actors.append(name)
+    actors = actors_of(shown, names)
     lines = [" " * 14 + "".join(_pad(name, GAP + 1) for name in actors).rstrip()]
     for message in shown:
-        begin, end = (actors.index(_name(a, names)) for a in (message.source, message.destination))
-        row = _row(len(actors), begin, end, _label(message))
-        note = _note(message)
-        lines.append(f"{(message.at - shown[0].at) * 1000:10.1f} ms {row}{'  ' + note if note else ''}".rstrip())
+        begin, end = (actors.index(actor_name(a, names)) for a in (message.source, message.destination))
+        row = _row(len(actors), begin, end, label(message))
+        extra = note(message)
+        lines.append(f"{(message.at - shown[0].at) * 1000:10.1f} ms {row}{'  ' + extra if extra else ''}".rstrip())
     if len(messages) > len(shown):
         lines.append(f"({len(messages) - len(shown)} more messages)")
     return "\n".join(lines) + "\n"
+
+
+def actors_of(messages: Sequence[SipMessage], names: Mapping[str, str]) -> list[str]:
+    """The names of senders and receivers, in the order of their first appearance."""
+    return list(dict.fromkeys(actor_name(a, names) for m in messages for a in (m.source, m.destination)))
 
 
 def printable(text: str, width: int) -> str:
@@ -88,17 +88,19 @@ def _pad(text: str, width: int) -> str:
     return text + " " * (width - _cells(text))
 
 
-def _name(address: Address, names: Mapping[str, str]) -> str:
+def actor_name(address: Address, names: Mapping[str, str]) -> str:
+    """What an address is called."""
     return printable(names.get(str(address)) or names.get(address.ip) or address.ip, LONGEST_NAME)
 
 
-def _label(message: SipMessage) -> str:
+def label(message: SipMessage) -> str:
+    """What the message is, in a few words: method or status, with or without SDP, sent again."""
     marks = (" (SDP)" if message.media else "") + (" again" if message.repeated else "")
     what = message.method if message.status is None else f"{message.status} {message.reason_phrase}".rstrip()
     return printable(what, LONGEST_LABEL - len(marks)) + marks
 
 
-def _note(message: SipMessage) -> str:
+def note(message: SipMessage) -> str:
     """What decides or explains the call: who calls, and why it was refused."""
     if message.status is None and message.method == "INVITE":
         return printable(f"From: {message.header('from') or ''}", LONGEST_NOTE)

@@ -1,12 +1,15 @@
-"""Place the calls of scenarios in the lab, gather the evidence, and say whether all was as expected."""
+"""Place the calls of scenarios in the lab, gather the evidence, and say whether all was as expected.
+
+Several worlds share a run: whichever is free takes the next scenario.
+"""
 
 import asyncio
 import secrets
 import shutil
 import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections import Counter, defaultdict, deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -15,12 +18,13 @@ from pathlib import Path
 from pbxguard import prompts
 from pbxguard.config import Settings
 from pbxguard.errors import LabUnavailable, PbxguardError
-from pbxguard.lab import evidence
+from pbxguard.lab import evidence, expectations
 from pbxguard.lab.callers import Callers, Placing
 from pbxguard.lab.capture import capturing
 from pbxguard.lab.evidence import Evidence, Observed
+from pbxguard.lab.room import CALLS
 from pbxguard.lab.scenario import CallStep, Expect, Given, Scenario, Step
-from pbxguard.lab.topology import PHONES
+from pbxguard.lab.topology import members, number_of
 from pbxguard.lab.waiting import wait_for
 from pbxguard.lab.wire import Capture
 from pbxguard.lab.world import World
@@ -31,9 +35,6 @@ from pbxguard.screening.privacy import Binding
 from pbxguard.screening.registry import CallClass, ConsentEvent, Verb
 from pbxguard.screening.treatment import ASTERISK, FREESWITCH, refusal
 from pbxguard.store import DecisionRow, Store
-
-#: Called after each call with its evidence.
-Report = Callable[[Evidence], None]
 
 _NOTHING = Observed("failed", "not_placed", None, answered=False, callee_rang=False, prompt="", prompt_score=0.0,
                     post_dial_ms=None)  # fmt: skip
@@ -46,6 +47,8 @@ class Run:
     Attributes:
         name: Of its folder below ``evidence/``.
         calls: Evidence of each call, in the order of the scenarios.
+        skipped: Scenarios of which no call was placed, and why.
+        dealt: Which world took which scenario.
         seconds: How long it took.
     """
 
@@ -54,6 +57,7 @@ class Run:
     pbx: str = "asterisk"
     calls: list[Evidence] = field(default_factory=list)
     skipped: list[dict[str, str]] = field(default_factory=list)
+    dealt: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
@@ -73,8 +77,22 @@ class Run:
             "failed": self.failed,
             "skipped": self.skipped,
             "seconds": round(self.seconds, 1),
+            "dealt": self.dealt,
             "calls": [call.as_json() for call in self.calls],
         }
+
+
+class Watch:
+    """Is told what goes on while a run does; this one listens to nothing. Worlds are named by their index."""
+
+    def say(self, world: int, what: str) -> None:
+        """A world does *what*; "" when it waits for nothing but its calls."""
+
+    def started(self, world: int, scenario: Scenario, step: Step) -> None:
+        """A call is placed."""
+
+    def ended(self, world: int, result: Evidence) -> None:
+        """A call is over and judged."""
 
 
 def run_name(now: datetime | None = None) -> str:
@@ -98,6 +116,9 @@ class Stage:
         self.callers = callers
         self.pack = load_pack(self.settings.pack)
         self._lines: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._quiet = asyncio.Condition()
+        self._used: Counter[str] = Counter()
+        self._changing: set[str] = set()
         self.store_url = self.settings.store.url or str(state / "pbxguard.db")
 
     async def call(
@@ -121,33 +142,44 @@ class Stage:
         )
         captures = self.world.root / "captures"
         # A telephone takes one call at a time; a second one would be busy, whatever the verdict.
-        line = self._lines[step.number] if expected is None or expected.answered else nullcontext()
-        async with line, capturing(self.world.engine, self.world.watcher, captures, tag) as path:
-            await self.callers.place(placing)
+        lines = members(step.number) if expected is None or expected.answered else ()
+        broken: tuple[str, ...] = ()
+        async with AsyncExitStack() as stack:
+            for number in sorted(lines):
+                await stack.enter_async_context(self._lines[number])
+            path = await stack.enter_async_context(capturing(self.world.engine, self.world.watcher, captures, tag))
+            try:
+                await self.callers.place(placing)
+            except PbxguardError as error:
+                # What was on the wire until then says why.
+                broken = (str(error),)
         pcap = folder / "call.pcap"
         await asyncio.to_thread(_move, path, pcap)
-        return await self._gather(tag, pcap, step, scenario, title, expected, wait_decision=wait_decision)
+        return await self._gather(tag, pcap, step, scenario, title, expected, broken, wait_decision=wait_decision)
 
     async def _gather(
         self, tag: str, pcap: Path, step: CallStep, scenario: str, title: str, expected: Expect | None,
-        *, wait_decision: bool,
+        broken: tuple[str, ...], *, wait_decision: bool,
     ) -> Evidence:  # fmt: skip
         capture = await asyncio.to_thread(Capture.load, pcap)
         legs = evidence.legs_of(capture, tag)
         if legs is None:
-            lost = ("the INVITE did not reach the PBX",)
+            lost = (*broken, "INVITE: expected at the PBX, observed none")
             return Evidence(scenario, title, "", step, expected, _NOTHING, lost, pcap.parent)
         call_id = legs.caller.call_id
         # Without a handler there must be no decision: what the call met then is the dialplan's own policy.
         decision = await self._decision(call_id) if wait_decision else self._stored(call_id)
         prompt_dir = prompts.prompt_dir(self.settings.prompts)
         observed = await asyncio.to_thread(evidence.observe, legs, decision, prompt_dir)
-        wrong: tuple[str, ...] = ()
+        wrong = broken
         if expected is not None:
             expected = self._declared(expected)
-        if expected is not None:
             languages = tuple(decision.extra["languages"]) if decision else ()
-            wrong = evidence.faults(expected, observed, wanted_languages=languages)
+            cdr = await self._cdr(tag) if expected.cdr else {}
+            wrong += evidence.faults(expected, observed, wanted_languages=languages)
+            wrong += await asyncio.to_thread(expectations.faults, expected, capture, legs, observed, decision, cdr)
+        took = legs.caller.messages[-1].at - legs.caller.invite.at
+        wrong = tuple(f"{fault} (the call took {took:.1f} s)" for fault in wrong)
         result = Evidence(scenario, title, call_id, step, expected, observed, wrong, pcap.parent)
         await asyncio.to_thread(evidence.write, pcap.parent, capture, legs, result, decision)
         return result
@@ -172,6 +204,36 @@ class Stage:
             return None
         return self._stored(call_id)
 
+    @asynccontextmanager
+    async def undisturbed(self, scenario: Scenario) -> AsyncIterator[None]:
+        """Nobody else calls the numbers whose consents *scenario* changes, nor changes those that it calls."""
+        changes = changed_by(scenario)
+        calls = {number for step in scenario.step for number in members(step.call.number)} - changes
+        async with self._quiet:
+            await self._quiet.wait_for(
+                lambda: not any(self._used[number] for number in changes) and not calls & self._changing
+            )
+            self._changing |= changes
+            self._used.update([*calls, *changes])
+        try:
+            yield
+        finally:
+            async with self._quiet:
+                self._changing -= changes
+                self._used.subtract([*calls, *changes])
+                self._quiet.notify_all()
+
+    async def _cdr(self, tag: str) -> dict[str, str]:
+        """The PBX's own record of the call; it is written when the last channel is gone."""
+        found: dict[str, str] = {}
+        try:
+            async with asyncio.timeout(5):
+                while not found:
+                    found = await asyncio.to_thread(self.world.cdr, tag)
+        except TimeoutError:
+            return {}
+        return found
+
     def give(self, given: Given) -> None:
         """Put registry events and list entries of a scenario into the store."""
         now = datetime.now(UTC)
@@ -179,7 +241,7 @@ class Stage:
             for consent in given.registry:
                 store.append(
                     ConsentEvent(
-                        number=_number(consent.number),
+                        number=number_of(consent.number),
                         call_class=CallClass(consent.call_class),
                         channel="voice",
                         verb=Verb(consent.verb),
@@ -190,7 +252,7 @@ class Stage:
                     )
                 )
             for entry in given.lists:
-                owner = _number(entry.subscriber) if entry.subscriber else ""
+                owner = number_of(entry.subscriber) if entry.subscriber else ""
                 name = entry.list or ("own" if owner else "system")
                 pattern = normalise_pattern(
                     entry.pattern, partial(home_key, pack=self.pack), home="+" + self.pack.cc, tags=self.pack.tags
@@ -205,7 +267,7 @@ class Stage:
                 Binding(
                     x=home_key(each.x, self.pack),
                     a="",
-                    b=_number(each.callee),
+                    b=number_of(each.callee),
                     since=now - timedelta(days=1),
                     until=now if each.expired else None,
                 )
@@ -221,53 +283,143 @@ class Stage:
 
 
 async def run_scenarios(
-    world: World, scenarios: Sequence[Scenario], root: Path, *, jobs: int = 12, report: Report = lambda _: None
-) -> Run:
+    world: World, scenarios: Sequence[Scenario], root: Path, *, calls: int = CALLS, beside: Sequence[World] = (),
+    watch: Watch | None = None,
+) -> Run:  # fmt: skip
     """Run scenarios against a fresh state, so that nothing of the operator's is read or changed.
 
     The handler is restarted on a state folder below the run's folder, and on the operator's own afterwards.
 
     Args:
         world: A lab that is up.
-        scenarios: At least one.
+        scenarios: At least one that is for the world's PBX; the others are skipped by name.
         root: Folder for runs, usually ``evidence``.
-        jobs: How many calls at once; scenarios that disturb the handler run alone, after the others.
-        report: Told of each call when it is done.
+        calls: How many calls at once in each world; a scenario that disturbs the handler has its world alone.
+        beside: More worlds; they are brought up for this run and taken down at its end.
+        watch: Told of each call when it begins and when it is done.
+
+    Raises:
+        LabUnavailable: No scenario is left to run, or no world to run it in.
     """
-    if not scenarios:
-        raise LabUnavailable("no scenario was selected")
+    chosen = [scenario for scenario in scenarios if scenario.pbx in (None, world.pbx)]
     name = run_name()
     run = Run(name, root / name, world.pbx)
+    run.skipped = [
+        {"scenario": each.name, "why": f"it is for {each.pbx}, and this run is on {world.pbx}"}
+        for each in scenarios
+        if each not in chosen
+    ]
+    if not chosen:
+        others = f": all {len(scenarios)} are for another PBX than {world.pbx}" if scenarios else ""
+        raise LabUnavailable(f"no scenario was selected{others}")
     run.folder.mkdir(parents=True)
-    state = (run.folder / "state").resolve()
-    state.mkdir()
     started = time.monotonic()
-    world.seed(world.settings.store.url or str(state / "pbxguard.db"))
-    await asyncio.to_thread(world.handler.start, state)
+    deal = _Deal(chosen, watch or Watch(), run.folder, calls)
     try:
-        async with Callers.open(world.engine, world.passwords.ami) as callers:
-            stage = Stage(world, state, callers)
-            gate = asyncio.Semaphore(jobs)
-
-            async def one(scenario: Scenario) -> list[Evidence]:
-                async with gate:
-                    return await _run_one(stage, scenario, run.folder, report)
-
-            together = [s for s in scenarios if not s.alone]
-            done = dict(zip([s.name for s in together], await asyncio.gather(*map(one, together)), strict=True))
-            for scenario in scenarios:
-                if scenario.alone:
-                    done[scenario.name] = await one(scenario)
-        run.calls = [call for scenario in scenarios for call in done[scenario.name]]
-    finally:
-        await asyncio.to_thread(world.handler.start, world.state)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(deal.play(world, alone_first=False))
+            for number, other in enumerate(beside, start=1):
+                # The last begins with those that want a world for themselves: they take longest.
+                group.create_task(deal.play_beside(other, alone_first=number == len(beside)))
+    except BaseExceptionGroup as errors:
+        raise _first(errors) from None
+    run.calls = [call for number in range(len(chosen)) for call in deal.done[number]]
+    run.dealt = {chosen[number].name: deal.taken[number] for number in range(len(chosen))}
     run.seconds = time.monotonic() - started
     return run
 
 
-async def _run_one(stage: Stage, scenario: Scenario, root: Path, report: Report) -> list[Evidence]:
+def changed_by(scenario: Scenario) -> set[str]:
+    """Numbers whose registry or own lists are another after this scenario, for callers other than its own too."""
+    return {
+        number_of(who)
+        for step in scenario.step
+        for who in (
+            *(consent.number for consent in step.given.registry),
+            *(entry.subscriber for entry in step.given.lists if not entry.pattern.lstrip("+").isdigit()),
+        )
+        if who
+    }
+
+
+def _length(scenario: Scenario) -> int:
+    """How many calls it places one after the other."""
+    return 1 if scenario.together else len(scenario.step)
+
+
+class _Deal:
+    """The scenarios of a run, dealt to whichever world is free.
+
+    Attributes:
+        done: Evidence of each scenario, by its number; ``taken`` likewise which world has it.
+    """
+
+    def __init__(self, scenarios: Sequence[Scenario], watch: Watch, folder: Path, calls: int) -> None:
+        # What a scenario has changed of a subscriber stays, so those that do come after those that do not; and the
+        # long ones first, so that no world is left with one of them when the others are done.
+        ordinary = [(n, s) for n, s in enumerate(scenarios) if not s.alone]
+        self._ordinary = deque(sorted(ordinary, key=lambda each: (bool(changed_by(each[1])), -_length(each[1]))))
+        self._alone = deque((n, s) for n, s in enumerate(scenarios) if s.alone)
+        self._watch = watch
+        self._folder = folder
+        self._calls = calls
+        self.done: dict[int, list[Evidence]] = {}
+        self.taken: dict[int, int] = {}
+
+    async def play(self, world: World, *, alone_first: bool) -> None:
+        """Let a world that is up take scenarios until none is left."""
+        async with self._stage(world) as stage:
+            order = [(self._alone, 1), (self._ordinary, self._calls)]
+            for left, at_once in order if alone_first else reversed(order):
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(min(at_once, len(left))):
+                        group.create_task(self._take(stage, left))
+            self._watch.say(world.net.index, "done")
+
+    async def play_beside(self, world: World, *, alone_first: bool) -> None:
+        """Bring a world up for this, and take it down afterwards; the others go on when it cannot be had."""
+        try:
+            self._watch.say(world.net.index, "coming up")
+            try:
+                await _finished(world.up, world.give_up.set)
+            except PbxguardError as error:
+                self._watch.say(world.net.index, f"did not come up: {error}")
+                return
+            if self._ordinary or self._alone:
+                await self.play(world, alone_first=alone_first)
+        finally:
+            await _finished(world.down)
+
+    @asynccontextmanager
+    async def _stage(self, world: World) -> AsyncIterator[Stage]:
+        """The world's handler on a fresh state for the time of this block, and the operator's own after it."""
+        index = world.net.index
+        state = (self._folder / (f"state-{index}" if index else "state")).resolve()
+        state.mkdir()
+        self._watch.say(index, "starting the handler")
+        world.seed(world.settings.store.url or str(state / "pbxguard.db"))
+        try:
+            await _finished(partial(world.handler.start, state))
+            self._watch.say(index, "")
+            async with Callers.open(world.engine, world.passwords.ami, world.net) as callers:
+                yield Stage(world, state, callers)
+        finally:
+            await _finished(partial(world.handler.start, world.state) if index == 0 else world.handler.stop)
+
+    async def _take(self, stage: Stage, left: deque[tuple[int, Scenario]]) -> None:
+        while left:
+            number, scenario = left.popleft()
+            self.taken[number] = stage.world.net.index
+            async with stage.undisturbed(scenario):
+                self.done[number] = await _run_one(stage, scenario, self._folder, self._watch)
+
+
+async def _run_one(stage: Stage, scenario: Scenario, root: Path, watch: Watch) -> list[Evidence]:
+    world = stage.world.net.index
+
     async def place(number: int, step: Step) -> Evidence:
         suffix = f"-{number}" if len(scenario.step) > 1 else ""
+        watch.started(world, scenario, step)
         try:
             result = await stage.call(
                 step.call,
@@ -279,7 +431,7 @@ async def _run_one(stage: Stage, scenario: Scenario, root: Path, report: Report)
             )
         except PbxguardError as error:
             result = Evidence(scenario.name, step.title, "", step.call, step.expect, _NOTHING, (str(error),))
-        report(result)
+        watch.ended(world, result)
         return result
 
     found: list[Evidence] = []
@@ -297,11 +449,38 @@ async def _run_one(stage: Stage, scenario: Scenario, root: Path, report: Report)
     return found
 
 
+async def _finished(work: Callable[[], object], hurry: Callable[[], None] = lambda: None) -> None:
+    """Do *work* in a thread and wait for its end, whoever cancels meanwhile (Ctrl-C, then the end of the loop).
+
+    Only then comes the cancellation: nobody takes down what another thread still brings up.
+
+    Args:
+        work: What is done.
+        hurry: Called when there is a cancellation.
+    """
+    done = asyncio.get_running_loop().run_in_executor(None, work)
+    cancelled: asyncio.CancelledError | None = None
+    while not done.done():
+        try:
+            await asyncio.wait([done])
+        except asyncio.CancelledError as error:
+            cancelled = error
+            hurry()
+    if cancelled is None:
+        done.result()
+    else:
+        done.exception()
+        raise cancelled
+
+
+def _first(error: BaseException) -> BaseException:
+    """The first of what went wrong in several tasks; the others were cancelled for it."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 def _move(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     # The lab's state and the evidence may be on different file systems.
     shutil.move(source, target)
-
-
-def _number(who: str) -> str:
-    return next((phone.number for phone in PHONES if phone.name == who), who)

@@ -1,13 +1,36 @@
 """Scenarios as data: what is given, which call is placed, what must be observed. Reads TOML; places no call."""
 
+import re
 import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from itertools import product
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from pbxguard import prompts
 from pbxguard.errors import BadInput, UnknownName
-from pbxguard.lab.topology import CALLERS, PHONES
+from pbxguard.lab.listening import Sound
+from pbxguard.lab.topology import CALLERS, GROUPS, PHONES, number_of
+
+#: Most calls that the matrix of one file makes.
+MAX_COMBINATIONS = 500
+
+_NAME = r"[A-Za-z_][A-Za-z0-9_-]*"
+_WHOLE = re.compile(r"\$\{(" + _NAME + r")\}")
+_PART = re.compile(r"\$\$\{|\$\{([^}]*)\}")
+#: ``[caller:|callee:|TELEPHONE:]METHOD-or-STATUS.HEADER``
+_MESSAGE_KEY = re.compile(r"(?:([A-Za-z0-9_-]+):)?([A-Z]{2,20}|[1-6][0-9x]{2})\.([A-Za-z0-9-]{1,80})")
+
+Pbx = Literal["asterisk", "freeswitch"]
+Scalar = str | int | float | bool
+DecisionField = Literal[
+    "trunk", "cli_raw", "cli_key", "cli_class", "callee_raw", "callee_key", "verdict", "reason", "labels", "rule",
+    "detail", "entry", "pack", "lists_version", "sip_status", "prompt", "elapsed_us",
+]  # fmt: skip
+CdrField = Literal["src", "dst", "disposition", "duration", "billsec", "cause"]
 
 
 class _Part(BaseModel):
@@ -44,6 +67,9 @@ class Given(_Part):
     """What is there before the call.
 
     Attributes:
+        registry: Opt-in events of subscribers.
+        lists: List entries; without ``subscriber`` they hold for all.
+        bindings: Privacy numbers.
         handler: ``running``, ``killed`` (SIGKILL: nothing listens) or ``frozen`` (SIGSTOP: it accepts and is silent).
     """
 
@@ -54,9 +80,15 @@ class Given(_Part):
 
 
 class CallStep(_Part):
-    """The call; ``callee`` is a number or the name of one of the lab's telephones.
+    """The call; ``callee`` is a number or the name of one of the lab's telephones or ring groups.
 
     Attributes:
+        cli: Calling number as it shall stand on the wire; ``anonymous`` withholds it, "" is none.
+        callee: Called number, or the name of a telephone or ring group.
+        trunk: Which of the lab's carriers and gateways places the call.
+        display_name: Of From.
+        hang_up_after: Seconds after which the caller gives up.
+        offer: False: an INVITE without SDP.
         raw: The CLI and the display name stand in From exactly as they are.
         headers: More headers of the INVITE.
         session: Session name of the offer, exactly as it is.
@@ -77,14 +109,34 @@ class CallStep(_Part):
     @property
     def number(self) -> str:
         """The called number."""
-        return next((p.number for p in PHONES if p.name == self.callee), self.callee)
+        return number_of(self.callee)
+
+
+class By(_Part):
+    """Until when something happened, in seconds after the INVITE reached the PBX.
+
+    Attributes:
+        answer: The call was answered (2xx).
+        ringing: The caller's side was told 180.
+        final: There was a final status, whichever.
+        end: The call was over: refused, or ended by BYE.
+    """
+
+    ringing: float | None = None
+    answer: float | None = None
+    final: float | None = None
+    end: float | None = None
 
 
 class Expect(_Part):
     """What must be observed; what is left out is not asked.
 
     Attributes:
+        verdict: Of the guard; ``failed`` when it gave none and the trunk's failure policy decided.
+        reason: The verdict's reason; ``guard_failed`` when there was no verdict.
         sip_status: The final status that the caller saw; 487 for a call that the caller gave up.
+        answered: The call was connected.
+        callee_rang: A telephone rang.
         prompt: Name of the prompt that the caller heard, or "" for none.
         prompt_cut: The prompt was cut short by the caller; only its beginning must match.
         labels: Exactly these.
@@ -94,6 +146,18 @@ class Expect(_Part):
         two_way_audio: Each side's marker reached the other.
         cli_class: Number class of the CLI.
         cli: The CLI as the guard recorded it, cut at 200 characters.
+        heard: What the caller heard of the prompt that the guard chose, or of the callee's marker when answered:
+            ``whole``, ``cut``, ``gaps``, ``wrong`` (another prompt), ``noise``, ``other``, ``silence``, ``nothing``.
+        callee_heard: The same of what the callee heard of the caller's marker.
+        rang: Names of exactly the telephones that rang, in any order.
+        by: Until when it happened, in seconds.
+        headers: ``"603.Reason" = "regex"``: of a message (status, ``4xx``, or method) on the caller's leg, or on the
+            callee's as ``"callee:INVITE.From"``, or on that of one telephone by its name. The regular expression has
+            to be found in one of the header's values; ``true`` asks that the header is there, ``false`` that it is
+            not.
+        decision: Field of the guard's record -> regular expression that is found in it.
+        cdr: Field of the PBX's own call detail record -> regular expression that is found in it. ``disposition`` is
+            Asterisk's (``ANSWERED``, ``NO ANSWER``, ``FAILED``), ``cause`` FreeSWITCH's.
     """
 
     verdict: Literal["allow", "block", "failed"]
@@ -110,6 +174,40 @@ class Expect(_Part):
     two_way_audio: bool | None = None
     cli_class: str | None = None
     cli: str | None = None
+    heard: Sound | None = None
+    callee_heard: Sound | None = None
+    rang: tuple[str, ...] | None = None
+    by: By = By()
+    headers: dict[str, str | bool] = {}
+    decision: dict[DecisionField, str] = {}
+    cdr: dict[CdrField, str] = {}
+
+    @field_validator("headers")
+    @classmethod
+    def _messages(cls, headers: dict[str, str | bool]) -> dict[str, str | bool]:
+        for key, wanted in headers.items():
+            if not _MESSAGE_KEY.fullmatch(key):
+                raise ValueError(
+                    f'{key!r} is none of "STATUS.Header", "METHOD.Header", "callee:METHOD.Header", as in "603.Reason"'
+                )
+            if isinstance(wanted, str):
+                _compiled(wanted)
+        return headers
+
+    @field_validator("decision", "cdr")
+    @classmethod
+    def _patterns(cls, fields: dict[str, str]) -> dict[str, str]:
+        for wanted in fields.values():
+            _compiled(wanted)
+        return fields
+
+
+def message_key(key: str) -> tuple[str, str, str]:
+    """Leg (``caller``, ``callee`` or a telephone's name), status or method, and header of a key of ``headers``."""
+    found = _MESSAGE_KEY.fullmatch(key)
+    if found is None:
+        raise ValueError(f"{key!r} names no header of a message")
+    return found[1] or "caller", found[2], found[3]
 
 
 class Step(_Part):
@@ -122,14 +220,15 @@ class Step(_Part):
 
 
 class Scenario(_Part):
-    """One file: its calls are placed one after the other.
+    """One file, or one combination of its matrix: its calls are placed one after the other.
 
     Attributes:
-        name: The file's name without suffix.
+        name: The file's name without suffix; a combination has ``.`` and its number behind it.
         title: What a newcomer reads in the table.
         alone: No other call is under way meanwhile (it disturbs the handler).
         together: Its calls are placed at the same time, under what the first step gives.
         demo: ``make demo`` places it too; it tells the story in a minute, and details are for the tests.
+        pbx: It is for this PBX only; None: for each.
     """
 
     name: str
@@ -137,11 +236,93 @@ class Scenario(_Part):
     alone: bool = False
     together: bool = False
     demo: bool = True
+    pbx: Pbx | None = None
     step: tuple[Step, ...]
 
 
+class Actor(_Part):
+    """Who takes part, by a name of the file's own: who calls has ``trunk`` and ``cli``, who is called ``phone``.
+
+    Attributes:
+        trunk: Which of the lab's carriers and gateways the calls of this actor come from.
+        cli: The calling number of this actor.
+        display_name: Of From.
+        phone: Number or name of one of the lab's telephones or ring groups.
+    """
+
+    trunk: str | None = None
+    cli: str | None = None
+    display_name: str | None = None
+    phone: str | None = None
+
+
+class CallInFile(CallStep):
+    """The call; ``callee`` is a number or the name of one of the lab's telephones or ring groups.
+
+    Attributes:
+        from: The actor who calls, instead of ``cli`` and ``trunk``.
+        to: The actor who is called, instead of ``callee``.
+    """
+
+    cli: str = ""
+    callee: str = ""
+    trunk: str = ""
+    sender: Annotated[str | None, Field(alias="from")] = None
+    receiver: Annotated[str | None, Field(alias="to")] = None
+
+
+class StepInFile(_Part):
+    """One call of a scenario.
+
+    Attributes:
+        title: What a newcomer reads in the table; the file's title when left out.
+        given: What is there before the call; it stays for the calls after it.
+        call: The call.
+        expect: What must be observed.
+    """
+
+    title: str = ""
+    given: Given = Given()
+    call: CallInFile
+    expect: Expect
+
+
+class ScenarioFile(_Part):
+    """A call scenario of `pbxguard lab run`.
+
+    Attributes:
+        title: What a newcomer reads in the table.
+        alone: No other call is under way meanwhile; needed where a step disturbs the handler.
+        together: The calls are placed at the same time, under what the first step gives.
+        demo: `make demo` places the calls too; it tells the story in a minute, and details are for the tests.
+        vars: Variables: ``${name}`` in any string stands for the value; a string that is nothing else becomes the
+            value, number or truth value too. ``$${`` is a plain ``${`` in files with variables.
+        matrix: Variables with several values each: the calls are placed for every combination. A value may be a table
+            that sets several variables. The variable ``pbx`` (asterisk, freeswitch) says for which PBX a combination
+            is.
+        actors: Who takes part, by names of your own.
+        step: The calls.
+    """
+
+    title: str
+    alone: bool = False
+    together: bool = False
+    demo: bool = True
+    vars: dict[str, Scalar] = {}
+    matrix: dict[str, tuple[Scalar | dict[str, Scalar], ...]] = {}
+    actors: dict[str, Actor] = {}
+    step: tuple[StepInFile, ...]
+
+
+class _Variables(BaseModel):
+    """The part of a file that is read before anything is filled in."""
+
+    vars: dict[str, Scalar] = {}
+    matrix: dict[str, tuple[Scalar | dict[str, Scalar], ...]] = {}
+
+
 def load(folder: Path, names: tuple[str, ...] = ()) -> list[Scenario]:
-    """Read the scenarios of *folder*, all or those of these names.
+    """Read the scenarios of *folder*, all or those of these names; ``NAME.3`` is one combination of a matrix.
 
     Raises:
         BadInput: A file is wrong (file and key are named), or the folder has none.
@@ -150,33 +331,246 @@ def load(folder: Path, names: tuple[str, ...] = ()) -> list[Scenario]:
     files = {path.stem: path for path in sorted(folder.glob("*.toml"))}
     if not files:
         raise BadInput(f"{folder}: no scenario (*.toml) here; give another folder with --scenarios")
-    unknown = [name for name in names if name not in files]
-    if unknown:
-        raise UnknownName(f"no scenario {unknown[0]!r} in {folder}; there are {', '.join(files)}")
-    return [read(files[name]) for name in (names or files)]
+    found: dict[tuple[str, str | None], Scenario] = {}
+    for name in names or tuple(files):
+        stem = name if name in files else re.sub(r"\.\d{1,4}$", "", name)
+        if stem not in files:
+            raise UnknownName(f"no scenario {name[:80]!r} in {folder}; {_near(name, files)}")
+        scenarios = read(files[stem])
+        chosen = [scenario for scenario in scenarios if name in (stem, scenario.name)]
+        if not chosen:
+            there = ", ".join(dict.fromkeys(scenario.name for scenario in scenarios))
+            raise UnknownName(f"no scenario {name[:80]!r} in {folder}; that file has {there}")
+        found |= {(scenario.name, scenario.pbx): scenario for scenario in chosen}
+    return list(found.values())
 
 
-def read(path: Path) -> Scenario:
-    """Read one scenario file."""
+def read(path: Path) -> tuple[Scenario, ...]:
+    """The scenarios of one file: one, or as many as its matrix has combinations.
+
+    Raises:
+        BadInput: The file is wrong; file and key are named, with what was probably meant.
+    """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-        scenario = Scenario.model_validate({"name": path.stem, **values})
     except OSError as error:
         raise BadInput(f"{path}: cannot read it: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: not valid TOML: {error}") from error
     except RecursionError as error:
         raise BadInput(f"{path}: not valid TOML: nested too deep") from error
+    return tuple(_scenarios(path, values))
+
+
+def _scenarios(path: Path, values: Mapping[str, Any]) -> Iterator[Scenario]:
+    try:
+        head = _Variables.model_validate({key: values[key] for key in ("vars", "matrix") if key in values})
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BadInput(f"{path}: {where}: {first['msg']}") from error
-    if not scenario.step:
-        raise BadInput(f"{path}: no [[step]]: a scenario places at least one call")
-    for step in scenario.step:
-        trunks = [caller.name for caller in CALLERS]
-        if step.call.trunk not in trunks:
-            raise BadInput(f"{path}: trunk {step.call.trunk!r} is not in the lab: {', '.join(trunks)}")
-        if step.given.handler != "running" and not scenario.alone:
+        raise BadInput(f"{path}: {_first(error)}") from error
+    rest = {key: value for key, value in values.items() if key not in ("vars", "matrix")}
+    numbers: dict[tuple[str, ...], int] = {}
+    for chosen, variables in _combinations(path, head):
+        told = f" [{', '.join(f'{name}={value}' for name, value in chosen.items())}]" if chosen else ""
+        filled = _fill(rest, variables, f"{path}{told}") if values.keys() & {"vars", "matrix"} else rest
+        try:
+            file = ScenarioFile.model_validate(filled)
+        except ValidationError as error:
+            raise BadInput(f"{path}{told}: {_first(error)}") from error
+        pbx = _pbx(path, variables["pbx"]) if "pbx" in head.matrix and "pbx" in variables else None
+        # The same call on two PBXs has the same name, so that the two are seen beside each other.
+        others = {name: value for name, value in chosen.items() if name != "pbx"}
+        number = numbers.setdefault(tuple(others.values()), len(numbers) + 1)
+        steps = tuple(
+            _step(each, file, f"{path}{told}: step {n}", others) for n, each in enumerate(file.step, start=1)
+        )
+        if not steps:
+            raise BadInput(f"{path}: no [[step]]: a scenario places at least one call")
+        if not file.alone and any(step.given.handler != "running" for step in steps):
             raise BadInput(f"{path}: a step disturbs the handler, so the file needs `alone = true`")
-    return scenario
+        yield Scenario(
+            name=f"{path.stem}.{number}" if others else path.stem,
+            title=_titled(file.title, others),
+            alone=file.alone,
+            together=file.together,
+            demo=file.demo,
+            pbx=pbx,
+            step=steps,
+        )
+
+
+def _combinations(path: Path, head: _Variables) -> Iterator[tuple[dict[str, str], dict[str, Scalar]]]:
+    """Of each combination how its values read, by the axis' name, and all its variables."""
+    total = 1
+    for name, values in head.matrix.items():
+        total *= len(values)
+        if not values:
+            raise BadInput(f"{path}: matrix.{name}: no value, so there would be no call; leave it out or give one")
+    if total > MAX_COMBINATIONS:
+        raise BadInput(f"{path}: matrix: {total} combinations; at most {MAX_COMBINATIONS}, so split the file")
+    for chosen in product(*head.matrix.values()):
+        told: dict[str, str] = {}
+        variables = dict(head.vars)
+        for name, value in zip(head.matrix, chosen, strict=True):
+            several = value if isinstance(value, dict) else {name: value}
+            told[name] = str(several.get(name, next(iter(several.values()), ""))) or "(none)"
+            variables |= several
+        yield told, variables
+
+
+def _pbx(path: Path, value: Scalar) -> Pbx:
+    for known in get_args(Pbx):
+        if value == known:
+            return known  # type: ignore[no-any-return]
+    raise BadInput(f"{path}: matrix.pbx: {str(value)[:80]!r} is none of {', '.join(get_args(Pbx))}")
+
+
+def _titled(title: str, chosen: Mapping[str, str]) -> str:
+    """The title, and behind it what of the combination it does not say."""
+    more = [f"{name} {value}" for name, value in chosen.items() if value not in title]
+    return f"{title} [{', '.join(more)}]" if more else title
+
+
+def _fill(value: Any, variables: Mapping[str, Scalar], where: str) -> Any:
+    """*value* with its variables filled in."""
+
+    def known(name: str) -> Scalar:
+        if name not in variables:
+            raise BadInput(f"{where}: no variable {name[:80]!r} in [vars] or [matrix]; {_near(name, variables)}")
+        return variables[name]
+
+    if isinstance(value, str):
+        if whole := _WHOLE.fullmatch(value):
+            return known(whole[1])
+        return _PART.sub(lambda found: "${" if found[1] is None else str(known(found[1])), value)
+    if isinstance(value, dict):
+        return {key: _fill(each, variables, where) for key, each in value.items()}
+    return [_fill(each, variables, where) for each in value] if isinstance(value, list) else value
+
+
+def _step(step: StepInFile, file: ScenarioFile, where: str, chosen: Mapping[str, str]) -> Step:
+    """The step with its actors put in; whoever and whatever it names is there."""
+    cast = _Cast(file.actors, where)
+    expect, given = step.expect, step.given
+    if expect.prompt and expect.prompt not in prompts.names():
+        raise BadInput(f"{where}: no prompt {expect.prompt[:80]!r}; {_near(expect.prompt, prompts.names())}")
+    headers = {}
+    for key, wanted in expect.headers.items():
+        leg, message, header = message_key(key)
+        who = leg if leg in ("caller", "callee") else cast.phone(leg)
+        headers[f"{who}:{message}.{header}"] = wanted
+    return Step(
+        title=_titled(step.title or file.title, chosen),
+        given=Given(
+            registry=tuple(each.model_copy(update={"number": cast.phone(each.number)}) for each in given.registry),
+            lists=tuple(
+                each.model_copy(update={"subscriber": cast.phone(each.subscriber) if each.subscriber else None})
+                for each in given.lists
+            ),
+            bindings=tuple(each.model_copy(update={"callee": cast.phone(each.callee)}) for each in given.bindings),
+            handler=given.handler,
+        ),
+        call=cast.call(step.call),
+        expect=expect.model_copy(
+            update={"headers": headers, "rang": None if expect.rang is None else tuple(map(cast.phone, expect.rang))}
+        ),
+    )
+
+
+class _Cast:
+    """Who the actors of one file are; *where* begins every complaint."""
+
+    def __init__(self, actors: Mapping[str, Actor], where: str) -> None:
+        self._actors = actors
+        self._where = where
+
+    def actor(self, name: str) -> Actor:
+        if name not in self._actors:
+            raise self._wrong(f"no actor {name[:80]!r} in [actors]; {_near(name, self._actors)}")
+        return self._actors[name]
+
+    def phone(self, who: str) -> str:
+        """Name or number of a telephone, which *who* is or whose actor it is."""
+        found = self._actors[who].phone if who in self._actors else who
+        if found is None:
+            raise self._wrong(f"{who!r} is called, so [actors.{who}] needs `phone`")
+        names = [each.name for each in (*PHONES, *GROUPS)]
+        if not re.fullmatch(r"[0-9+*#]{1,40}", found) and found not in names:
+            said = f"{found[:80]!r} is neither a number nor a telephone of the lab"
+            raise self._wrong(f"{said}; {_near(found, names)}")
+        return found
+
+    def call(self, call: CallInFile) -> CallStep:
+        caller = Actor() if call.sender is None else self.actor(call.sender)
+        if call.receiver is not None:
+            self.actor(call.receiver)
+        values: dict[str, Any] = {name: getattr(call, name) for name in CallStep.model_fields}
+        for name in {"cli", "trunk", "display_name"} - call.model_fields_set:
+            values[name] = getattr(caller, name)
+        if values["cli"] is None or not (call.sender or "cli" in call.model_fields_set):
+            raise self._wrong('the call has no `cli`; "" is a call without one')
+        trunks = [each.name for each in CALLERS]
+        if values["trunk"] not in trunks:
+            said = (
+                f"trunk {values['trunk'][:80]!r} is not in the lab" if values["trunk"] else "the call has no `trunk`"
+            )
+            raise self._wrong(f"{said}; {_near(values['trunk'] or '', trunks)}")
+        callee = call.receiver or call.callee
+        if not callee:
+            raise self._wrong("the call has no `callee`: a number, or the name of a telephone")
+        return CallStep(**values | {"callee": self.phone(callee), "display_name": values["display_name"] or ""})
+
+    def _wrong(self, said: str) -> BadInput:
+        return BadInput(f"{self._where}: {said}")
+
+
+def _compiled(pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern[:80]!r} is no regular expression: {error}") from error
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    """Which known word was probably meant, else all that there are."""
+    there = sorted(known)
+    near = get_close_matches(word.lower(), there, n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(there) or 'none'}"
+
+
+def _first(error: ValidationError) -> str:
+    """The first thing that is wrong: where it stands, and what was probably meant."""
+    # A key that is written wrong is also one that is missing.
+    first = min(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
+    loc = first["loc"]
+    if first["type"] == "extra_forbidden":
+        key = str(loc[-1])
+        return f"{_where(loc[:-1])}unknown key {key[:80]!r}; {_near(key, _keys_at(loc[:-1]))}"
+    if first["type"] == "missing":
+        return f"{_where(loc[:-1])}key {loc[-1]!r} is missing"
+    said = str(first["msg"]).removeprefix("Value error, ")
+    got = first["input"]
+    seen = f", not {str(got)[:80]!r}" if isinstance(got, Scalar) and first["type"] != "value_error" else ""
+    return f"{_where(loc)}{said}{seen}"
+
+
+def _where(loc: tuple[int | str, ...]) -> str:
+    words = [f"step {part + 1}" if before == "step" and isinstance(part, int) else str(part)
+             for before, part in zip(("", *loc), loc, strict=False) if part != "step"]  # fmt: skip
+    return ": ".join((*words[:1], ".".join(words[1:]))).rstrip(": ") + ": " if words else ""
+
+
+def _keys_at(loc: tuple[int | str, ...]) -> list[str]:
+    """The keys that a table at this place may have."""
+    here: Any = ScenarioFile
+    for part in loc:
+        if isinstance(part, str) and isinstance(here, type) and issubclass(here, BaseModel):
+            fields = {field.alias or name: field for name, field in here.model_fields.items()}
+            here = _model_in(fields[part].annotation) if part in fields else here
+    return [field.alias or name for name, field in here.model_fields.items()]
+
+
+def _model_in(annotation: Any) -> Any:
+    """The model that a field's type is or holds."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for each in get_args(annotation) if (found := _model_in(each)) is not None), None)

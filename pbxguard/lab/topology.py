@@ -1,22 +1,25 @@
 """The lab as values: who is there, at which address, with which number. Starts nothing.
 
+Several labs ("worlds") stand side by side on one engine, each on networks and under names of its own: world 0 is
+the one that ``lab up`` starts, the others come and go with ``lab run --jobs``.
+
 All addresses are in 198.18.0.0/15, the benchmark range (RFC 2544): never a real network, and the lab's networks
 have no route out. The subscribers' numbers are for the lab only; no range of Chinese numbers is reserved for
 fiction, so never use them on a real trunk.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network
 
 #: Everything that the lab creates carries this label; what carries it is found and removed by it.
 LABEL = "pbxguard"
 
-CARRIER = IPv4Network("198.18.0.0/24")
-ACCESS = IPv4Network("198.18.1.0/24")
-LISTEN = IPv4Network("198.18.2.0/24")
+#: Most worlds at once; the last has 198.18.240.0 to 198.18.242.255.
+MAX_WORLDS = 16
+#: Third bytes of one world's addresses; the first three are its networks, the others are free for more of them.
+_WORLD_SPAN = 16
 
-#: The host's address on the carrier network, where the guard listens.
-GUARD_ADDRESS = CARRIER[1]
 AMI_PORT = 5038
 ESL_PORT = 8021
 SIP_PORT = 5060
@@ -61,33 +64,118 @@ class Phone:
     address: IPv4Address | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A number at which several telephones ring at once.
+
+    Attributes:
+        members: Names of the telephones.
+    """
+
+    number: str
+    name: str
+    members: tuple[str, ...]
+
+
+class Topology:
+    """One world: its networks, addresses and names.
+
+    Args:
+        index: 0 is the lab of ``lab up``, with the addresses and names that the README tells.
+
+    Attributes:
+        carrier: Network of the trunks; ``access`` of the telephones, ``listen`` of the engineer's own.
+        guard_address: The host's address on the carrier network, where the guard listens.
+    """
+
+    def __init__(self, index: int = 0) -> None:
+        if not 0 <= index < MAX_WORLDS:
+            raise ValueError(f"world {index}: there are {MAX_WORLDS}")
+        self.index = index
+        self.carrier, self.access, self.listen = (self.network(number) for number in range(3))
+        self.guard_address = self.carrier[1]
+        self.pbx_carrier, self.pbx_access, self.pbx_listen = (
+            net[10] for net in (self.carrier, self.access, self.listen)
+        )
+        self._prefix = LABEL if index == 0 else f"{LABEL}-{index}"
+
+    def network(self, number: int) -> IPv4Network:
+        """The world's network of that number: 0 carrier, 1 access, 2 listen, 3 to 15 whatever else it has."""
+        if not 0 <= number < _WORLD_SPAN:
+            raise ValueError(f"network {number}: a world has {_WORLD_SPAN}")
+        return IPv4Network(f"198.18.{_WORLD_SPAN * self.index + number}.0/24")
+
+    def name(self, what: str) -> str:
+        """What the world's container or network of that actor is called on the engine."""
+        return f"{self._prefix}-{what}"
+
+    @cached_property
+    def callers(self) -> "tuple[Caller, ...]":
+        """Who places calls."""
+        return tuple(replace(caller, address=self._here(caller.address)) for caller in CALLERS)
+
+    @cached_property
+    def phones(self) -> "tuple[Phone, ...]":
+        """The subscribers' telephones."""
+        return tuple(replace(p, address=None if p.address is None else self._here(p.address)) for p in PHONES)
+
+    @property
+    def pbx_addresses(self) -> frozenset[str]:
+        return frozenset(map(str, (self.pbx_carrier, self.pbx_access, self.pbx_listen)))
+
+    def names(self) -> dict[str, str]:
+        """Address -> actor name."""
+        found = {str(caller.address): caller.name for caller in self.callers}
+        found |= {str(phone.address): phone.name for phone in self.phones if phone.address}
+        found |= dict.fromkeys(self.pbx_addresses, "pbx")
+        return found | {str(self.guard_address): "host", str(self.listen[1]): "your telephone"}
+
+    def _here(self, address: IPv4Address) -> IPv4Address:
+        return address + (_WORLD_SPAN * self.index << 8)
+
+
+#: The lab that ``lab up`` starts.
+HOME = Topology()
+
+# Addresses are those of world 0.
 CALLERS = (
-    Caller("intl", "intl_gateway", CARRIER[21], "intl-gateway"),
-    Caller("natl", "national", CARRIER[22], "national-interconnect"),
-    Caller("ent", "enterprise", CARRIER[23], "enterprise-pbx"),
+    Caller("intl", "intl_gateway", HOME.carrier[21], "intl-gateway"),
+    Caller("natl", "national", HOME.carrier[22], "national-interconnect"),
+    Caller("ent", "enterprise", HOME.carrier[23], "enterprise-pbx"),
     # The wire image of a DBL gateway, as far as it is known from its vendor manual.
-    Caller("goip1", "sim_gateway", CARRIER[31], "dble", sdp_session="DBL Session", registers=True),
+    Caller("goip1", "sim_gateway", HOME.carrier[31], "dble", sdp_session="DBL Session", registers=True),
 )
 
-PBX_CARRIER = CARRIER[10]
-PBX_ACCESS = ACCESS[10]
-PBX_LISTEN = LISTEN[10]
-PBX_ADDRESSES = frozenset(map(str, (PBX_CARRIER, PBX_ACCESS, PBX_LISTEN)))
-
 PHONES = (
-    Phone("13957100001", "zhang", "cm", "zhejiang", "zh", ACCESS[101]),
-    Phone("13957100002", "li", "cm", "zhejiang", "en", ACCESS[102]),
-    Phone("13957100003", "zhao", "cm", "zhejiang", "zh", ACCESS[103]),
-    Phone("13904510001", "wang", "cm", "heilongjiang", "zh", ACCESS[104]),
-    Phone("110", "police", "cm", "zhejiang", "zh", ACCESS[105]),
+    Phone("13957100001", "zhang", "cm", "zhejiang", "zh", HOME.access[101]),
+    Phone("13957100002", "li", "cm", "zhejiang", "en", HOME.access[102]),
+    Phone("13957100003", "zhao", "cm", "zhejiang", "zh", HOME.access[103]),
+    Phone("13904510001", "wang", "cm", "heilongjiang", "zh", HOME.access[104]),
+    Phone("110", "police", "cm", "zhejiang", "zh", HOME.access[105]),
     Phone("13957100011", "engineer-zj", "cm", "zhejiang", "zh"),
     Phone("13904510011", "engineer-hlj", "cm", "heilongjiang", "zh"),
 )
 
+GROUPS = (Group("199", "family", ("zhang", "li")),)
+
+
+def number_of(who: str) -> str:
+    """The number of a telephone or group by its name; what is no name is a number already."""
+    return next((each.number for each in (*PHONES, *GROUPS) if each.name == who), who)
+
+
+def members(number: str) -> tuple[str, ...]:
+    """Numbers of the telephones that ring when this one is called."""
+    group = next((each for each in GROUPS if each.number == number), None)
+    return (number,) if group is None else tuple(map(number_of, group.members))
+
+
+# An address belongs to one world, so a capture is read without knowing whose it is.
+_WORLDS = (HOME, *map(Topology, range(1, MAX_WORLDS)))
+#: Where a PBX of any world is.
+PBX_ADDRESSES = frozenset(address for world in _WORLDS for address in world.pbx_addresses)
+
 
 def names() -> dict[str, str]:
-    """Address -> actor name, for ladders and reports."""
-    found = {str(caller.address): caller.name for caller in CALLERS}
-    found |= {str(phone.address): phone.name for phone in PHONES if phone.address}
-    found |= dict.fromkeys(PBX_ADDRESSES, "pbx") | {str(GUARD_ADDRESS): "host", str(LISTEN[1]): "your telephone"}
-    return found
+    """Address -> actor name in every world, for ladders and reports."""
+    return {address: name for world in _WORLDS for address, name in world.names().items()}

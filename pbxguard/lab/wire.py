@@ -1,7 +1,8 @@
 """Reads a capture (pcap) into SIP messages, call legs and the audio that each party was sent.
 
-Knows Ethernet and Linux cooked capture, IPv4, UDP, SIP, SDP, RTP and G.711. Does not know who the addresses
-are (``ladder`` is told), what ought to have been heard (``heard``), TCP, IPv6 or encrypted media.
+Knows Ethernet and Linux cooked capture, IPv4, UDP, SIP, SDP and RTP. Does not know who the addresses are
+(``ladder`` is told), how a codec decodes (``codecs``), what ought to have been heard (``heard``), TCP, IPv6 or
+encrypted media.
 
 Everything in a capture was written by a caller: sizes are bounded, bytes are split before they are decoded,
 and what cannot be read is left out, never raised.
@@ -20,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pbxguard.errors import BadInput, UnknownName
+from pbxguard.lab import codecs
+from pbxguard.lab.codecs import decode, encode
 
 __all__ = [
     "RATE",
@@ -37,7 +40,6 @@ __all__ = [
 ]
 
 RATE = 8000
-PCMU, PCMA, COMFORT_NOISE = 0, 8, 13
 
 MAX_BYTES = 128 * 1024 * 1024
 MAX_PACKETS = 500_000
@@ -202,8 +204,8 @@ class RtpStream:
 
     @property
     def decoded(self) -> bool:
-        """Whether ``samples`` can render it: PCMA and PCMU."""
-        return self.payload_type in (PCMA, PCMU)
+        """Whether ``samples`` can render it: PCMA, PCMU, GSM and G.722."""
+        return self.codec in codecs.DECODED
 
     @property
     def lost(self) -> int:
@@ -518,36 +520,6 @@ def parse_sip(payload: bytes, at: float, source: Address, destination: Address) 
     return message
 
 
-def decode(payload: bytes, payload_type: int) -> npt.NDArray[np.int16]:
-    """G.711 bytes as int16 samples; ``payload_type`` is 8 for PCMA (A-law) and 0 for PCMU (mu-law)."""
-    samples: npt.NDArray[np.int16] = _G711[payload_type][np.frombuffer(payload, dtype=np.uint8)]
-    return samples
-
-
-def encode(samples: npt.NDArray[np.int16], payload_type: int) -> bytes:
-    """Samples as G.711 bytes, each the nearest level there is: the inverse of ``decode``."""
-    levels, codes = np.unique(_G711[payload_type], return_index=True)
-    middles = (levels[1:].astype(np.int32) + levels[:-1]) / 2
-    return codes[np.searchsorted(middles, samples)].astype(np.uint8).tobytes()
-
-
-def _g711() -> dict[int, npt.NDArray[np.int16]]:
-    """The value of each of the 256 codes, from the segments of ITU-T G.711 tables 1 and 2."""
-    code = np.arange(256)
-    even = code ^ 0x55  # A-law inverts every second bit
-    segment, step = (even >> 4) & 7, even & 15
-    alaw = np.where(segment == 0, (step << 4) + 8, ((step << 4) + 0x108) << np.maximum(segment - 1, 0))
-    inverse = ~code & 0xFF  # mu-law inverts all bits
-    ulaw = (((inverse & 15) << 3) + 0x84 << ((inverse >> 4) & 7)) - 0x84
-    return {
-        PCMA: np.where(even & 0x80, alaw, -alaw).astype(np.int16),
-        PCMU: np.where(inverse & 0x80, -ulaw, ulaw).astype(np.int16),
-    }
-
-
-_G711 = _g711()
-
-
 def _text(raw: bytes) -> str:
     try:
         return raw.decode("utf-8")
@@ -715,11 +687,16 @@ def _signed(value: int, bits: int) -> int:
 
 def _render(stream: RtpStream) -> npt.NDArray[np.int16]:
     """Packets laid out by RTP timestamp, so that order of arrival and jitter do not matter."""
-    placed: list[tuple[int, npt.NDArray[np.int16]]] = []
+    decoders = {name: found for name in codecs.DECODED if (found := codecs.decoder(name))}
+    placed: list[tuple[int, str, int, RtpPacket]] = []
     anchor: tuple[int, int] | None = None  # (timestamp, sample) that others are counted from
     end = 0
     for packet in stream.packets:
-        if packet.payload_type not in (PCMA, PCMU) or not packet.payload:
+        codec = (
+            stream.codec if packet.payload_type == stream.payload_type else _STATIC_CODECS.get(packet.payload_type)
+        )
+        length = decoders[codec].length(packet.payload) if codec in decoders else 0
+        if not codec or not length:
             continue
         arrived = round((packet.at - stream.at) * RATE)
         if anchor is None:
@@ -728,17 +705,27 @@ def _render(stream: RtpStream) -> npt.NDArray[np.int16]:
         if abs(at - arrived) > ADRIFT_S * RATE:
             anchor = (packet.timestamp, max(arrived, end))
             at = anchor[1]
-        if at + len(packet.payload) > MAX_AUDIO_S * RATE:
+        if at + length > MAX_AUDIO_S * RATE:
             continue
-        placed.append((at, decode(packet.payload, packet.payload_type)))
-        end = max(end, at + len(packet.payload))
+        placed.append((at, codec, length, packet))
+        end = max(end, at + length)
     if not placed:
         return np.zeros(0, np.int16)
-    begin = min(0, *(at for at, _ in placed)) if len(placed) > 1 else min(0, placed[0][0])
+    begin = min(0, *(entry[0] for entry in placed)) if len(placed) > 1 else min(0, placed[0][0])
     sound = np.zeros(end - begin, np.int16)
-    for at, samples in placed:
-        sound[at - begin : at - begin + len(samples)] = samples
+    for codec, decoder in decoders.items():
+        # A decoder leans on the packets before, so they come in the sender's order, whatever the network did.
+        first = stream.packets[0].sequence
+        ours = sorted((e for e in placed if e[1] == codec), key=lambda e: _signed(e[3].sequence - first, 16))
+        samples = decoder.decode(entry[3].payload for entry in ours)
+        for (at, _, length, _), piece in zip(ours, _pieces(samples, [e[2] for e in ours]), strict=True):
+            sound[at - begin : at - begin + length] = piece
     return sound
+
+
+def _pieces(samples: npt.NDArray[np.int16], lengths: list[int]) -> list[npt.NDArray[np.int16]]:
+    """The samples cut into these lengths."""
+    return np.split(samples, np.cumsum(lengths)[:-1]) if lengths else []
 
 
 def _mix(streams: tuple[RtpStream, ...]) -> npt.NDArray[np.int16]:

@@ -1,9 +1,11 @@
-"""One lab as a whole: up, down, status. Joins containers, configuration, handler and seed data."""
+"""One world of the lab as a whole: up, down, status. Joins containers, configuration, handler and seed data."""
 
+import csv
 import fcntl
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from pbxguard.errors import LabUnavailable
 from pbxguard.lab import actors, topology
 from pbxguard.lab.engine import Container, Engine
 from pbxguard.lab.handler import Handler
-from pbxguard.lab.topology import CALLERS, PHONES
+from pbxguard.lab.topology import CALLERS, MAX_WORLDS, PHONES, Topology
 from pbxguard.lab.waiting import wait_until
 from pbxguard.screening.call import Subscriber
 from pbxguard.store import Store
@@ -25,7 +27,14 @@ ASTERISK_IMAGE = "pbxguard/asterisk:latest"
 FREESWITCH_IMAGE = "pbxguard/freeswitch:latest"
 SOFTPHONE_IMAGE = "pbxguard/softphone:latest"
 
-_CARRIER, _ACCESS, _LISTEN = "pbxguard-carrier", "pbxguard-access", "pbxguard-listen"
+#: File of the PBX's call detail records, and where in a row what stands.
+_CDR = {
+    "asterisk": (
+        "/var/log/asterisk/cdr-csv/Master.csv",
+        {"src": 1, "dst": 2, "duration": 12, "billsec": 13, "disposition": 14},
+    ),
+    "freeswitch": ("/tmp/cdr-csv/Master.csv", {"src": 0, "dst": 1, "cause": 2, "duration": 3, "billsec": 4}),  # noqa: S108
+}
 
 Say = Callable[[str], None]
 
@@ -47,6 +56,11 @@ class World:
         settings: The site's settings; the lab guards with them.
         config: Path of the settings file, for the handler process.
         say: Gets one line per step of work that takes time.
+        pbx: ``asterisk`` or ``freeswitch``; without it the one that was last up.
+        index: Which world: 0 is the lab of ``lab up``; the others have all of their own, the state too.
+
+    Attributes:
+        give_up: Set from another thread, it ends an ``up`` that is under way.
 
     Raises:
         LabUnavailable: No Docker engine answers.
@@ -59,21 +73,29 @@ class World:
         config: Path | None = None,
         say: Say = lambda _: None,
         pbx: str | None = None,
+        index: int = 0,
     ) -> None:
+        self.net = Topology(index)
+        self.lab = settings.state_dir / "lab"
+        self.root = self.lab
+        owner = settings.state_dir
+        if index:
+            self.root = self.lab / "worlds" / str(index)
+            settings = settings.model_copy(update={"state": self.root / "state"})
         self.settings = settings
         self.state = settings.state_dir
-        self.root = self.state / "lab"
         self.say = say
+        self.give_up = threading.Event()
         make_folder(self.root)
         self.passwords = actors.Secrets.load(self.root / "secrets.json")
         kept = self.root / "pbx-kind"
         self.pbx = pbx or (kept.read_text() if kept.is_file() else "asterisk")
         if self.pbx == "freeswitch":
-            address, secret = (str(topology.PBX_CARRIER), topology.ESL_PORT), self.passwords.ami
+            address, secret = (str(self.net.pbx_carrier), topology.ESL_PORT), self.passwords.ami
         else:
-            address, secret = (str(topology.GUARD_ADDRESS), settings.asterisk.port), ""
+            address, secret = (str(self.net.guard_address), settings.asterisk.port), ""
         self.handler = Handler(self.root, address, config, self.pbx, secret)
-        self.engine = Engine(self.state)
+        self.engine = Engine(owner, index)
 
     def __enter__(self) -> Self:
         return self
@@ -105,11 +127,13 @@ class World:
             published.unlink(missing_ok=True)
             if listen:
                 published.write_text(listen)
-            folders = actors.write(self.root, self.passwords, self.settings, self.handler.address, listen, self.pbx)
-            self.engine.network(_CARRIER, topology.CARRIER, internal=True)
-            self.engine.network(_ACCESS, topology.ACCESS, internal=True)
+            folders = actors.write(
+                self.root, self.passwords, self.settings, self.handler.address, listen, self.pbx, self.net
+            )
+            self.engine.network(self.container("carrier"), self.net.carrier, internal=True)
+            self.engine.network(self.container("access"), self.net.access, internal=True)
             if listen:
-                self.engine.network(_LISTEN, topology.LISTEN, internal=False)
+                self.engine.network(self.container("listen"), self.net.listen, internal=False)
             containers = self._containers(folders, listen)
             pbx, *others = containers
             started = [pbx.name] if self.engine.start(pbx) else []
@@ -119,26 +143,54 @@ class World:
             fresh = bool(started)
             # One after the other: Engine 20.10 loses count of a network's endpoints when several are made at once
             # and then never lets the network go ("has active endpoints").
-            started += [container.name for container in others if self.engine.start(container, anew=fresh)]
+            started += [c.name for c in others if self._wanted() and self.engine.start(c, anew=fresh)]
             if started:
-                self.say(f"started {', '.join(started)}")
-            self.seed(self.settings.store_url)
-            if not self.handler.healthy(self.state):
-                self.handler.start(self.state)
-                self.say(f"started the handler on {self.handler.address[0]}:{self.handler.address[1]}")
+                self.say(
+                    f"started {', '.join(started)}" if self.net.index == 0 else f"started world {self.net.index}"
+                )
+            if self.net.index == 0:  # the others are there for one run, which has a state of its own
+                self.seed(self.settings.store_url)
+                if not self.handler.healthy(self.state):
+                    self.handler.start(self.state)
+                    self.say(f"started the handler on {self.handler.address[0]}:{self.handler.address[1]}")
             self._wait_ready()
 
     def down(self) -> int:
-        """Take everything down that carries the lab's label, and the handler; how many things that were."""
+        """Take the world down, its handler too; world 0 with every other of the lab. How many things that were.
+
+        What a killed process left is found by its label and its pid file.
+        """
         with self._locked():
-            running = self.handler.pid is not None
-            self.handler.stop()
-            removed = self.engine.remove_all()
+            removed = self._stop_handler()
+            if self.net.index:
+                removed += self.engine.remove_all()
+                shutil.rmtree(self.root, ignore_errors=True)
+                return removed
+            removed += self.down_others(containers=False)
+            removed += self.engine.remove_lab()
             for name in ("pbx", *(c.name for c in CALLERS), *(p.name for p in PHONES), "captures"):
                 shutil.rmtree(self.root / name, ignore_errors=True)
             for kept in ("listen", "pbx-kind"):
                 (self.root / kept).unlink(missing_ok=True)
-            return removed + running
+            return removed
+
+    def down_others(self, *, containers: bool = True) -> int:
+        """Take down every world of this lab but the first, as a killed ``lab run --jobs`` leaves them."""
+        removed = 0
+        folders = {int(p.name): p for p in (self.lab / "worlds").glob("*") if p.name.isdigit()}
+        found = self.engine.worlds() if containers else set()
+        for index in sorted((folders.keys() | found) - {0}):
+            if index < MAX_WORLDS:
+                with World(self.settings, pbx=self.pbx, index=index) as other:
+                    removed += other._stop_handler()
+                    removed += other.engine.remove_all() if containers else 0
+        shutil.rmtree(self.lab / "worlds", ignore_errors=True)
+        return removed
+
+    def _stop_handler(self) -> int:
+        running = self.handler.pid is not None
+        self.handler.stop()
+        return int(running)
 
     @contextmanager
     def busy(self, *, alone: bool) -> Iterator[None]:
@@ -179,13 +231,13 @@ class World:
         return self.container("watch" if self.pbx == "freeswitch" else "pbx")
 
     def container(self, actor: str) -> str:
-        """Container name of an actor."""
-        return f"pbxguard-{actor}"
+        """Name of an actor's container or of a network."""
+        return self.net.name(actor)
 
     def server(self) -> str:
         """Address at which telephones register: the published one, else the lab's own network."""
         listen = self.root / "listen"
-        return listen.read_text().strip() if listen.is_file() else str(topology.PBX_ACCESS)
+        return listen.read_text().strip() if listen.is_file() else str(self.net.pbx_access)
 
     def seed(self, store_url: str) -> None:
         """Have the lab's subscribers in the store; those that are there keep what the operator set."""
@@ -218,6 +270,15 @@ class World:
         found = re.search(r"^(\d+) (?:active channels?|total)", self.console(command), re.MULTILINE)
         return int(found[1]) if found else None
 
+    def cdr(self, tag: str) -> dict[str, str]:
+        """The PBX's own call detail record of the call with that tag; empty when there is none (yet)."""
+        if not re.fullmatch(r"[0-9a-f]{1,32}", tag):
+            return {}
+        file, columns = _CDR[self.pbx]
+        code, text = self.engine.run(self.container("pbx"), "grep", "-a", "-m", "1", f'"{tag}"', file)
+        row = next(csv.reader([text.splitlines()[0]]), []) if code == 0 and text else []
+        return {name: row[at] for name, at in columns.items() if at < len(row)}
+
     def restart_pbx(self) -> None:
         """Restart the PBX as its operator would, and wait until it takes calls; handler and telephones stay.
 
@@ -236,16 +297,16 @@ class World:
             Row(
                 "pbx",
                 f"guarded {self.pbx}",
-                f"{topology.PBX_CARRIER}, {topology.PBX_ACCESS}",
+                f"{self.net.pbx_carrier}, {self.net.pbx_access}",
                 self._state_of("pbx", running),
             )
         ]
-        for caller in CALLERS:
+        for caller in self.net.callers:
             state = self._state_of(caller.name, running)
             if caller.registers and state == "running":
                 state = "registered" if caller.name in registered else "not registered"
             rows.append(Row(caller.name, caller.kind, str(caller.address), state))
-        for phone in PHONES:
+        for phone in self.net.phones:
             if phone.address is None:
                 state = "registered" if phone.number in registered else "free for your telephone"
             else:
@@ -260,6 +321,11 @@ class World:
                     state,
                 )
             )
+        if self.net.index == 0:
+            rows += [
+                Row(f"world {index}", "of `pbxguard lab run --jobs`", f"{Topology(index).carrier}", "there")
+                for index in sorted(self.engine.worlds() - {0})
+            ]
         pid = self.handler.pid
         rows.append(
             Row(
@@ -298,10 +364,13 @@ class World:
             self.root / "prompts": "/var/lib/pbxguard/prompts",
             self.root / "markers": "/var/lib/pbxguard/markers",
         }
-        addresses = {_CARRIER: topology.PBX_CARRIER, _ACCESS: topology.PBX_ACCESS}
+        addresses = {
+            self.container("carrier"): self.net.pbx_carrier,
+            self.container("access"): self.net.pbx_access,
+        }
         publish = {}
         if listen:
-            addresses[_LISTEN] = topology.PBX_LISTEN
+            addresses[self.container("listen")] = self.net.pbx_listen
             first, last = topology.RTP_PORTS_LISTEN
             ports = (topology.SIP_PORT, *range(first, last + 1))
             publish = {f"{port}/udp": (listen, port) for port in ports}
@@ -350,19 +419,19 @@ class World:
             Container(
                 self.container(caller.name),
                 ASTERISK_IMAGE,
-                {_CARRIER: caller.address},
+                {self.container("carrier"): caller.address},
                 shared | {folders[caller.name]: "/etc/asterisk", self.root / "captures": "/captures:rw"},
             )
-            for caller in CALLERS
+            for caller in self.net.callers
         ]
         found += [
             Container(
                 self.container(phone.name),
                 SOFTPHONE_IMAGE,
-                {_ACCESS: phone.address},
+                {self.container("access"): phone.address},
                 {folders[phone.name]: "/etc/baresip", self.root / "markers": "/var/lib/pbxguard/markers"},
             )
-            for phone in PHONES
+            for phone in self.net.phones
             if phone.address is not None
         ]
         return found
@@ -371,7 +440,7 @@ class World:
         wanted = {p.number for p in PHONES if p.address} | {c.name for c in CALLERS if c.registers}
 
         def ready() -> bool:
-            return wanted <= self.registered()
+            return self._wanted() and wanted <= self.registered()
 
         try:
             wait_until(ready, 30, "every telephone to register")
@@ -380,6 +449,11 @@ class World:
             raise LabUnavailable(
                 f"{error}; missing: {missing}. {self.engine.logs(self.container('pbx'), 5)}"
             ) from error
+
+    def _wanted(self) -> bool:
+        if self.give_up.is_set():
+            raise LabUnavailable("the lab is not wanted any more")
+        return True
 
     def _state_of(self, actor: str, running: set[str]) -> str:
         return "running" if self.container(actor) in running else "not running"

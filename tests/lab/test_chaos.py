@@ -412,7 +412,7 @@ async def relayed(world: World) -> AsyncIterator[Relay]:
     """In this block PBX and guard reach each other through the relay only."""
     handler, direct = world.handler, world.handler.address
     relay = Relay(direct, from_guard=world.pbx == "freeswitch")
-    here = "127.0.0.1" if world.pbx == "freeswitch" else str(topology.GUARD_ADDRESS)
+    here = "127.0.0.1" if world.pbx == "freeswitch" else str(topology.HOME.guard_address)
     server = await asyncio.start_server(relay.serve, here, 0)
     address = server.sockets[0].getsockname()[:2]
     try:
@@ -590,7 +590,7 @@ async def load(world: World, trunk: str, name: str, cli: str, rest: str, calls: 
     command = (
         "sipp", "-sf", f"/tmp/{name}.xml", "-m", str(calls), "-r", f"{rate * 10:.0f}", "-rp", "10000",
         "-p", str(port), "-mp", str(port + 10), "-nostdin", "-timeout", f"{limit:.0f}s", "-timeout_error",
-        "-deadcall_wait", "0", "-s", OPEN.callee, f"{topology.PBX_CARRIER}:{topology.SIP_PORT}",
+        "-deadcall_wait", "0", "-s", OPEN.callee, f"{topology.HOME.pbx_carrier}:{topology.SIP_PORT}",
     )  # fmt: skip
     code, text = await asyncio.to_thread(world.engine.run, container, *command, timeout=limit + 10)
     failed = re.search(r"Failed call +\| +\d+ +\| +(\d+)", text)

@@ -19,7 +19,8 @@ from pbxguard.lab.scenario import load
 from pbxguard.lab.world import FREESWITCH_IMAGE, World
 from pbxguard.screening.treatment import ASTERISK, FREESWITCH, refusal
 
-SCENARIOS = load(Path(__file__).parents[1] / "scenarios")
+FILES = load(Path(__file__).parents[1] / "scenarios")
+SCENARIOS = [scenario for scenario in FILES if scenario.pbx in (None, "freeswitch")]
 STEPS = [(scenario.name, number) for scenario in SCENARIOS for number in range(len(scenario.step))]
 VECTORS = vectors.scenarios(Settings())
 

@@ -113,7 +113,7 @@ async def test_a_telephone_elsewhere_is_called_and_calls(world: World, link: str
         world.down()
         world.up()
 
-    assert world.server() == str(topology.PBX_ACCESS)
+    assert world.server() == str(topology.HOME.pbx_access)
     assert call.observed.answered
     assert call.observed.two_way_audio, call.observed
     assert hears == {"caller": True, "callee": True}

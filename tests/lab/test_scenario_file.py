@@ -1,17 +1,233 @@
-"""A scenario file that is wrong is one clear line."""
+"""Scenario files: what they say is read as meant, variables and matrix too, and what is wrong is one clear line."""
 
+import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from pbxguard.errors import BadInput
-from pbxguard.lab import scenario
+from pbxguard.cli.main import pbxguard
+from pbxguard.errors import BadInput, UnknownName
+from pbxguard.lab import scenario, schema
+
+FOLDER = Path(__file__).parents[1] / "scenarios"
+
+PLAIN = """\
+title = "plain"
+[[step]]
+title = "one call"
+call = { cli = "+85261234567", callee = "zhang", trunk = "intl" }
+[step.expect]
+verdict = "block"
+reason = "intl_default_off"
+sip_status = 603
+"""
+
+MANY = """\
+title = "forms of ${country}"
+[vars]
+country = "Hong Kong"
+status = 603
+quick = 0.5
+[matrix]
+pbx = ["asterisk", "freeswitch"]
+cli = ["+85261234567", { cli = "85261234567", status = 480, cut = true }, ""]
+cut = [false]
+[actors.gateway]
+trunk = "intl"
+cli = "${cli}"
+display_name = "from ${country}"
+[actors.victim]
+phone = "zhang"
+[[step]]
+title = "${country} calls"
+[step.given]
+registry = [{ verb = "open", number = "victim", class = "hmt" }]
+lists = [{ pattern = "1*", subscriber = "victim" }]
+[step.call]
+from = "gateway"
+to = "victim"
+hang_up_after = "${quick}"
+[step.expect]
+verdict = "block"
+reason = "intl_default_off"
+sip_status = "${status}"
+prompt_cut = "${cut}"
+rang = ["victim"]
+headers = { "603.Reason" = "cause=$${x}", "victim:INVITE.From" = "${country}" }
+"""
+
+
+def read(tmp_path: Path, text: str) -> tuple[scenario.Scenario, ...]:
+    """The scenarios of a file with this text."""
+    path = tmp_path / "x.toml"
+    path.write_text(text, encoding="utf-8")
+    return scenario.read(path)
 
 
 @pytest.mark.parametrize("text", ["a = " + "[" * 20_000, "a = " + "{a = " * 20_000])
 def test_nested_without_end(tmp_path: Path, text: str) -> None:
     """Thousands of nested brackets are refused by file, not raised from the parser's stack."""
-    path = tmp_path / "deep.toml"
-    path.write_text(text)
-    with pytest.raises(BadInput, match=r"deep\.toml: not valid TOML: nested too deep"):
-        scenario.read(path)
+    with pytest.raises(BadInput, match=r"x\.toml: not valid TOML: nested too deep"):
+        read(tmp_path, text)
+
+
+def test_a_plain_file_is_one_scenario(tmp_path: Path) -> None:
+    """A file without matrix is one scenario under its own name; what it leaves out is not asked."""
+    (found,) = read(tmp_path, PLAIN)
+
+    assert (found.name, found.title, found.pbx) == ("x", "plain", None)
+    (step,) = found.step
+    assert (step.call.number, step.expect.rang, step.expect.headers) == ("13957100001", None, {})
+
+
+def test_a_file_without_variables_may_hold_dollars(tmp_path: Path) -> None:
+    """Where a file declares no variables, `${...}` is text, as in the files of a caller who tries injection."""
+    (found,) = read(tmp_path, PLAIN.replace("+85261234567", "${SHELL(id)}"))
+
+    assert found.step[0].call.cli == "${SHELL(id)}"
+
+
+def test_a_matrix_is_one_scenario_for_each_combination(tmp_path: Path) -> None:
+    """Every combination is a scenario of its own; the same one on two PBXs has the same name."""
+    found = read(tmp_path, MANY)
+
+    assert [(each.name, each.pbx) for each in found] == [
+        (f"x.{number}", pbx) for pbx in ("asterisk", "freeswitch") for number in (1, 2, 3)
+    ]
+    assert [each.step[0].title for each in found[:3]] == [
+        "Hong Kong calls [cli +85261234567, cut False]",
+        "Hong Kong calls [cli 85261234567, cut False]",
+        "Hong Kong calls [cli (none), cut False]",
+    ]
+
+
+def test_variables_are_filled_in_with_their_type(tmp_path: Path) -> None:
+    """A string that is one variable becomes the value, number and truth value too; in a longer one it is text."""
+    first, second, third = (each.step[0] for each in read(tmp_path, MANY)[:3])
+
+    assert [each.call.cli for each in (first, second, third)] == ["+85261234567", "85261234567", ""]
+    assert [each.expect.sip_status for each in (first, second, third)] == [603, 480, 603]
+    assert first.call.hang_up_after == 0.5
+    assert first.expect.prompt_cut is False
+    assert first.call.display_name == "from Hong Kong"
+    assert first.expect.headers["caller:603.Reason"] == "cause=${x}"
+
+
+def test_actors_stand_for_who_they_are(tmp_path: Path) -> None:
+    """An actor's name stands for the lab's telephone wherever somebody is called, given or expected."""
+    step = read(tmp_path, MANY)[0].step[0]
+
+    assert (step.call.trunk, step.call.callee) == ("intl", "zhang")
+    assert step.given.registry[0].number == "zhang"
+    assert step.given.lists[0].subscriber == "zhang"
+    assert step.expect.rang == ("zhang",)
+    assert step.expect.headers["zhang:INVITE.From"] == "Hong Kong"
+
+
+WRONG = [
+    ("sip_status = 603", "sip_staus = 603", "step 1: expect: unknown key 'sip_staus'; did you mean sip_status?"),
+    ('title = "plain"', 'titel = "plain"', "unknown key 'titel'; did you mean title?"),
+    ("callee =", "calle =", "step 1: call: unknown key 'calle'; did you mean callee?"),
+    ("[step.expect]", "given = { regstry = [] }\n[step.expect]", "step 1: given: unknown key 'regstry'; did you"),
+    ('"zhang"', '"zang"', "step 1: 'zang' is neither a number nor a telephone of the lab; did you mean zhang"),
+    ('"intl" }', '"int" }', "step 1: trunk 'int' is not in the lab; did you mean intl"),
+    ("sip_status = 603", "", "step 1: expect: key 'sip_status' is missing"),
+    ("603", '"soon"', "step 1: expect.sip_status: Input should be a valid integer"),
+    ('"block"', '"blocked"', "step 1: expect.verdict: Input should be 'allow', 'block' or 'failed', not 'blocked'"),
+    ("sip_status", 'prompt = "intl_defaultoff"\nsip_status', "no prompt 'intl_defaultoff'; did you mean intl"),
+    ("sip_status", 'headers = { "603" = "x" }\nsip_status', "step 1: expect.headers: '603' is none of"),
+    ("sip_status", 'headers = { "603.A" = "[" }\nsip_status', "'[' is no regular expression"),
+    ("sip_status", 'headers = { "zang:INVITE.A" = true }\nsip_status', "'zang' is neither a number nor"),
+    ("sip_status", 'decision = { rul = "x" }\nsip_status', "step 1: expect.decision"),
+    ('cli = "+85261234567", ', "", "step 1: the call has no `cli`"),
+    ('callee = "zhang", ', "", "step 1: the call has no `callee`"),
+    ('callee = "zhang", ', 'from = "scammer", ', "step 1: no actor 'scammer' in [actors]; there are none"),
+    (PLAIN.partition("[[step]]")[1] + PLAIN.partition("[[step]]")[2], "step = []", "no [[step]]"),
+    ("[[step]]", "[matrix]\nx = []\n[[step]]", "matrix.x: no value"),
+    ("[[step]]", '[matrix]\npbx = ["asterix"]\n[[step]]', "matrix.pbx: 'asterix' is none of asterisk, freeswitch"),
+    ("one call", 'one call"\ngiven = { handler = "killed" }\n# "', "the file needs `alone = true`"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "said"), WRONG)
+def test_what_is_wrong_is_named(tmp_path: Path, old: str, new: str, said: str) -> None:
+    """A mistake is one line with file, step and key, and with what was probably meant."""
+    assert old in PLAIN
+    with pytest.raises(BadInput) as error:
+        read(tmp_path, PLAIN.replace(old, new))
+
+    message = str(error.value)
+    assert message.startswith(f"{tmp_path}/x.toml: ")
+    assert said in message
+    assert "\n" not in message
+
+
+def test_a_variable_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """A variable that is written wrong is named with the combination, and with those that there are."""
+    with pytest.raises(
+        BadInput, match=r"\[pbx=asterisk.*no variable 'staus' in \[vars\] or \[matrix\]; did you mean stat"
+    ):
+        read(tmp_path, MANY.replace("${status}", "${staus}"))
+
+
+def test_a_matrix_without_end_is_refused(tmp_path: Path) -> None:
+    """A matrix of a million combinations is refused before any is made."""
+    axis = str([str(number) for number in range(100)])
+    with pytest.raises(BadInput, match="1000000 combinations; at most 500"):
+        read(tmp_path, f"[matrix]\na = {axis}\nb = {axis}\nc = {axis}\n")
+
+
+def test_one_combination_by_name(tmp_path: Path) -> None:
+    """`NAME` is all of a file, `NAME.2` one combination of it, for each PBX; another number is not known."""
+    (tmp_path / "many.toml").write_text(MANY)
+
+    assert len(scenario.load(tmp_path)) == len(scenario.load(tmp_path, ("many",))) == 6
+    assert [each.name for each in scenario.load(tmp_path, ("many.2", "many.2"))] == ["many.2", "many.2"]
+    with pytest.raises(UnknownName, match=r"no scenario 'many\.9'.*that file has many\.1, many\.2, many\.3"):
+        scenario.load(tmp_path, ("many.9",))
+    with pytest.raises(UnknownName, match=r"no scenario 'mani'.*did you mean many"):
+        scenario.load(tmp_path, ("mani",))
+
+
+def test_no_scenario_is_an_error(tmp_path: Path) -> None:
+    """An empty folder is an error, never a run of nothing."""
+    with pytest.raises(BadInput, match="no scenario"):
+        scenario.load(tmp_path)
+
+
+def test_the_published_schema_is_up_to_date() -> None:
+    """`pbxguard/lab/scenario.schema.json` is what `pbxguard lab schema` prints."""
+    assert schema.FILE.read_text(encoding="utf-8") == schema.text(), (
+        "regenerate it: pbxguard lab schema > pbxguard/lab/scenario.schema.json"
+    )
+
+
+def test_the_command_prints_the_schema() -> None:
+    """`pbxguard lab schema` prints the very bytes, for a file of the reader's own."""
+    done = CliRunner().invoke(pbxguard, ["lab", "schema"])
+
+    assert (done.exit_code, done.stdout) == (0, schema.text())
+
+
+def test_the_schema_knows_every_key_and_says_what_it_is() -> None:
+    """Every key of every table has a description for the editor, and no table takes unknown keys."""
+    found = schema.schema()
+    tables = {name: part for name, part in {**found["$defs"], "file": found}.items() if "enum" not in part}
+    for name, part in tables.items():
+        assert part["additionalProperties"] is False, name
+        assert part["description"], name
+        if name not in ("ConsentGiven", "EntryGiven", "BindingGiven"):
+            for key, value in part["properties"].items():
+                assert value.get("description"), f"{name}.{key}"
+    assert json.dumps(found)
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_example_names_the_schema(path: Path) -> None:
+    """The first line of each shipped scenario is the comment that editors complete by, and it leads to the file."""
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+
+    assert first.startswith("#:schema ")
+    assert (path.parent / first.removeprefix("#:schema ")).resolve() == schema.FILE.resolve()
+    assert scenario.read(path)

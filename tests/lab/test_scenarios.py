@@ -2,20 +2,24 @@
 
 import asyncio
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from pbxguard import prompts
 from pbxguard.config import Settings
-from pbxguard.lab import evidence, report, vectors
+from pbxguard.errors import LabUnavailable
+from pbxguard.lab import callers, evidence, report, vectors
+from pbxguard.lab.callers import Callers, Placing
 from pbxguard.lab.evidence import Evidence
 from pbxguard.lab.run import Run, run_scenarios
 from pbxguard.lab.scenario import load
 from pbxguard.lab.wire import Capture
 from pbxguard.lab.world import World
 
-SCENARIOS = load(Path(__file__).parents[1] / "scenarios")
+FILES = load(Path(__file__).parents[1] / "scenarios")
+SCENARIOS = [scenario for scenario in FILES if scenario.pbx in (None, "asterisk")]
 STEPS = [(scenario.name, number, step) for scenario in SCENARIOS for number, step in enumerate(scenario.step)]
 
 VECTORS = vectors.scenarios(Settings())
@@ -26,7 +30,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 @pytest.fixture(name="run", scope="session")
 def _run(world: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """All scenarios, placed once."""
-    run = asyncio.run(run_scenarios(world, SCENARIOS, tmp_path_factory.mktemp("evidence")))
+    run = asyncio.run(run_scenarios(world, FILES, tmp_path_factory.mktemp("evidence")))
     report.write(run, "cn")
     return run
 
@@ -121,17 +125,70 @@ def test_report_json_is_the_contract(run: Run) -> None:
         assert set(call["observed"]) >= wanted
 
 
+def test_what_is_for_the_other_pbx_is_skipped_by_name(run: Run) -> None:
+    """Combinations of a matrix that are for FreeSWITCH are not placed here; each is named with the reason."""
+    assert [skipped["scenario"] for skipped in run.skipped] == [s.name for s in FILES if s.pbx == "freeswitch"]
+    assert run.skipped[0]["why"] == "it is for freeswitch, and this run is on asterisk"
+
+
+def test_a_fault_has_expected_observed_and_elapsed(world: World, tmp_path: Path) -> None:
+    """Whoever breaks a scenario reads what was expected, what was observed, and how long the call took."""
+    (scenario,) = [s for s in SCENARIOS if s.name == "block-exact"]
+    step = scenario.step[0]
+    wrong = step.expect.model_copy(update={"sip_status": 486, "rang": ("zhang",), "headers": {"caller:200.A": True}})
+    broken = scenario.model_copy(update={"step": (step.model_copy(update={"expect": wrong}),)})
+    run = asyncio.run(run_scenarios(world, [broken], tmp_path))
+
+    status, rang, header = run.calls[0].faults
+    assert re.fullmatch(r"sip_status: expected 486, observed \d{3} \(the call took \d+\.\d s\)", status)
+    assert rang.startswith("rang: expected zhang, observed none (the call took")
+    assert header.startswith("headers caller:200.A: expected a 200 message, observed INVITE, 100, 183")
+
+
+def test_nothing_left_to_run_is_an_error(world: World, tmp_path: Path) -> None:
+    """A run of no scenario, or of none for this PBX, is an error and leaves no folder."""
+    elsewhere = [s for s in FILES if s.pbx == "freeswitch"]
+    for none in ([], elsewhere):
+        with pytest.raises(LabUnavailable, match="no scenario was selected"):
+            asyncio.run(run_scenarios(world, none, tmp_path))
+
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_call_that_does_not_end_in_time_is_a_failure(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A time-out is a failure with limit and elapsed time, and what was on the wire until then is kept."""
+
+    async def impatient(self: Callers, call: Placing) -> None:
+        await place(self, call, limit=1.0)
+
+    place = Callers.place
+    monkeypatch.setattr(Callers, "place", impatient)
+    monkeypatch.setattr(callers._Ami, "_on_event", lambda *_: None)  # the end of the call is never told
+    scenario = [s for s in SCENARIOS if s.name == "default-off"]
+    run = asyncio.run(run_scenarios(world, scenario, tmp_path))
+    (call,) = run.calls
+
+    assert run.failed == 1
+    said = "end of the call from intl: expected within 1 s, observed none after 11 s (the call took"
+    assert call.faults[0].startswith(said)
+    assert call.folder is not None
+    assert (call.folder / "call.pcap").stat().st_size > 10_000
+
+
 def test_html_report_shows_hostile_text_as_text(run: Run) -> None:
-    """What a caller wrote is escaped in the page; the page has no script at all."""
+    """What a caller wrote is escaped in the page; the page has no script but its own."""
     page = (run.folder / "report.html").read_text()
+    template = (Path(report.__file__).parent / "templates" / "report.html").read_text()
 
     assert "abc%22%27DEF" in page
-    assert "<script" not in page.lower()
+    assert page.lower().count("<script") == template.count("<script")
 
 
 def test_junit_lists_every_call(run: Run) -> None:
     """junit.xml has one case a call."""
-    assert (run.folder / "junit.xml").read_text().count("<testcase ") == len(STEPS)
+    assert (run.folder / "junit.xml").read_text().count("<testcase ") == len(STEPS) + len(run.skipped)
 
 
 def test_the_wrong_prompt_is_found_out(world: World, tmp_path: Path) -> None:

@@ -199,9 +199,9 @@ def test_things_of_another_lab_stay(world: World, client: Any, tmp_path: Path) -
     engine = Engine(tmp_path)
     try:
         with pytest.raises(LabUnavailable, match="docker network rm pbxguard-carrier") as network:
-            engine.network("pbxguard-carrier", topology.CARRIER, internal=True)
+            engine.network("pbxguard-carrier", topology.HOME.carrier, internal=True)
         with pytest.raises(LabUnavailable, match="docker rm -f pbxguard-natl") as container:
-            engine.start(Container("pbxguard-natl", ASTERISK_IMAGE, {"pbxguard-carrier": topology.CARRIER[22]}))
+            engine.start(Container("pbxguard-natl", ASTERISK_IMAGE, {"pbxguard-carrier": topology.HOME.carrier[22]}))
     finally:
         engine.close()
 
@@ -280,7 +280,7 @@ def test_up_after_the_pbx_died(world: World, client: Any) -> None:
 def test_handler_port_in_use(world: World, tmp_path: Path) -> None:
     """When somebody else has the handler's port, `up` says so in one line that names the port."""
     world.handler.stop()
-    blocker = socket.create_server((str(topology.GUARD_ADDRESS), world.settings.asterisk.port))
+    blocker = socket.create_server((str(topology.HOME.guard_address), world.settings.asterisk.port))
     try:
         with pytest.raises(LabUnavailable, match=str(world.settings.asterisk.port)):
             world.handler.start(tmp_path)

@@ -30,7 +30,7 @@ from pbxguard.store import Store
 
 FRAMES = Path(__file__).parents[1] / "frames"
 #: The end of an adapter may take its eight seconds of drain, on a busy machine.
-LIMIT = 20.0
+LIMIT = 120.0
 """Seconds in which anything here must be done; most take milliseconds."""
 
 

@@ -1,0 +1,50 @@
+"""How many worlds of the lab this machine has room for. Reads /proc and the scheduler; starts nothing."""
+
+import os
+from pathlib import Path
+
+from pbxguard.errors import LabUnavailable
+from pbxguard.lab.topology import MAX_WORLDS
+
+#: Memory of one world with all its calls under way, in MiB: 375 were measured with Asterisk.
+WORLD_MIB = 400
+#: Worlds on one processor; with more of them the sound of the calls begins to stutter.
+WORLDS_PER_CPU = 2
+#: Calls at once that one world takes without trouble.
+CALLS = 12
+#: Calls at once for which one processor sends every packet in time; with 12 FreeSWITCH left gaps in a prompt.
+CALLS_PER_CPU = 8
+
+
+def require(worlds: int, *, available_mib: int | None = None, cpus: int | None = None) -> None:
+    """Raise when the machine is too small for so many worlds at once.
+
+    Args:
+        worlds: How many.
+        available_mib: Memory that is free, in MiB; without it the machine's.
+        cpus: Processors; without it those that this process may use.
+    """
+    free = _available_mib() if available_mib is None else available_mib
+    processors = len(os.sched_getaffinity(0)) if cpus is None else cpus
+    limits = {
+        f"{processors} processors ({WORLDS_PER_CPU} worlds each)": processors * WORLDS_PER_CPU,
+        f"{free} MiB of free memory ({WORLD_MIB} MiB a world)": free // WORLD_MIB,
+        f"the lab's addresses, which are enough for {MAX_WORLDS}": MAX_WORLDS,
+    }
+    what, most = min(limits.items(), key=lambda limit: limit[1])
+    if worlds > max(most, 1):
+        raise LabUnavailable(f"--jobs {worlds} is too much for {what}; give at most --jobs {max(most, 1)}")
+
+
+def calls(worlds: int, *, cpus: int | None = None) -> int:
+    """How many calls at once each of so many worlds should place."""
+    processors = len(os.sched_getaffinity(0)) if cpus is None else cpus
+    return CALLS if worlds == 1 else max(1, min(CALLS, CALLS_PER_CPU * processors // worlds))
+
+
+def _available_mib() -> int:
+    """Memory that programs can have without swapping (proc(5), MemAvailable)."""
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) // 1024
+    return 0

@@ -1,0 +1,174 @@
+"""One call's evidence as text for a terminal: its ladder, what was heard and when, the decision's steps, the faults.
+
+Knows the files of a bundle (``evidence.write``); reads nothing else, and needs no lab.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pbxguard.errors import BadInput, UnknownName
+from pbxguard.lab import heard
+from pbxguard.lab.ladder import printable
+
+__all__ = ["Bundle", "compared", "find", "read", "steps", "timeline"]
+
+MAX_FILE_BYTES = 4 * 1024 * 1024
+#: Cells of a timeline.
+CELLS = 48
+_LISTED = 12
+# Characters of a Call-ID that tell it from the others of a run
+_CALL_ID = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """The evidence of one call as it lies on disk.
+
+    Attributes:
+        result: ``result.json``: scenario, expected, observed, faults.
+        decision: ``decision.json``, or {} where the guard recorded none.
+        ladder: ``ladder.txt``, or "" where nothing reached the PBX.
+    """
+
+    folder: Path
+    result: dict[str, Any]
+    decision: dict[str, Any]
+    ladder: str
+
+
+def find(root: Path, wanted: str) -> Path:
+    """The folder of a call: of the newest run that has it.
+
+    Args:
+        root: Folder of the runs, usually ``evidence``.
+        wanted: A Call-ID or its beginning (6 characters or more), a scenario's name, a folder's name or its path.
+
+    Raises:
+        UnknownName: No call of that name left evidence, or several did in the same run; the message names them.
+    """
+    direct = Path(wanted)
+    if (direct / "result.json").is_file():
+        return direct
+    if not root.is_dir():
+        raise UnknownName(
+            f"{root}: no evidence here; place a call with `pbxguard lab run`, or say where with --evidence"
+        )
+    newest: list[str] = []
+    for run in sorted((path for path in root.iterdir() if path.is_dir()), key=lambda path: path.name, reverse=True):
+        folders = sorted(path.parent for path in run.glob("*/result.json"))
+        newest = newest or [folder.name for folder in folders]
+        found = [folder for folder in folders if folder.name == wanted] or [
+            folder for folder in folders if _is_of(folder, wanted)
+        ]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = _listed([folder.name for folder in found])
+            raise UnknownName(f"{wanted[:80]!r} fits several calls of {run.name}: {names}; give one of them")
+    raise UnknownName(
+        f"no call {wanted[:80]!r} in {root}; "
+        + (f"the newest run has {_listed(newest)}" if newest else "there is no run with a call yet")
+    )
+
+
+def _is_of(folder: Path, wanted: str) -> bool:
+    try:
+        result = _json(folder / "result.json")
+    except BadInput:
+        return False
+    return result.get("scenario") == wanted or (
+        len(wanted) >= 8 and str(result.get("call_id", "")).startswith(wanted)
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
+
+
+def read(folder: Path) -> Bundle:
+    """Read the bundle of a call.
+
+    Raises:
+        BadInput: A file of it is no JSON object or too big; it is named.
+    """
+    decision, ladder = folder / "decision.json", folder / "ladder.txt"
+    return Bundle(
+        folder,
+        _json(folder / "result.json"),
+        _json(decision) if decision.is_file() else {},
+        ladder.read_text(encoding="utf-8", errors="replace")[:MAX_FILE_BYTES] if ladder.is_file() else "",
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+        value = json.loads(data) if len(data) <= MAX_FILE_BYTES else None
+    except OSError as error:
+        raise BadInput(f"{path}: cannot read it: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: not the JSON that the lab wrote; place the call again") from error
+    if not isinstance(value, dict):
+        raise BadInput(f"{path}: not the JSON that the lab wrote; place the call again")
+    return value
+
+
+def timeline(bundle: Bundle) -> Iterator[str]:
+    """What each party heard, one line a prompt or marker, drawn over the time of the audio."""
+    seen = bundle.result.get("observed") or {}
+    for who, sound, pieces in (
+        ("caller", seen.get("heard"), seen.get("pieces")),
+        ("callee", seen.get("callee_heard"), seen.get("callee_pieces")),
+    ):
+        wav = bundle.folder / f"heard-by-{who}.wav"
+        if not sound or not wav.is_file():
+            continue
+        seconds = len(heard.load_wav(wav)) / heard.RATE
+        yield f"the {who} heard: {sound} ({seconds:.2f} s of audio, {wav.name})"
+        for piece in pieces or []:
+            begin, end = piece["span"]
+            name = f"{piece['name']} {piece['language']}".strip()
+            line = f"  {_bar(begin, end, piece['gaps'], seconds)} {begin:6.2f} to {end:5.2f} s  {printable(name, 40)}"
+            first, last = piece["part"]
+            extent = f", {first:.2f} to {last:.2f} of its {piece['length']:.2f} s" if piece["sound"] == "cut" else ""
+            gaps = "".join(f", gap {a:.2f} to {b:.2f} s" for a, b in piece["gaps"])
+            yield f"{line}, {piece['sound']} ({piece['score']:.2f}){extent}{gaps}"
+
+
+def _bar(begin: float, end: float, gaps: list[list[float]], seconds: float) -> str:
+    def cell(at: float) -> str:
+        if any(first <= at < last for first, last in gaps):
+            return "░"
+        return "█" if begin <= at < end else "·"
+
+    return "".join(cell((i + 0.5) * seconds / CELLS) for i in range(CELLS))
+
+
+def steps(decision: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """The rules that the guard asked, as ``decision.json`` has them: rule, outcome, what it saw, microseconds."""
+    found = (decision.get("extra") or {}).get("steps") or []
+    return [(str(rule), str(outcome), str(saw), f"{int(ns) / 1000:.1f}") for rule, outcome, saw, ns in found]
+
+
+def compared(expected: dict[str, Any] | None, observed: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
+    """What was expected beside what was observed: name, both in words, and whether they are the same."""
+    rows = []
+    for name, want in (expected or {}).items():
+        if name in observed and (want not in ("", [], {}, None) or name == "prompt"):
+            seen = observed[name]
+            # A display name is expected to contain the text.
+            same = want == seen if name != "display" else str(want) in str(seen)
+            rows.append((name, _shown(want), _shown(seen), same))
+    return rows
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value in ("", None) else str(value)
