@@ -3,9 +3,11 @@
 import json
 import os
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
+from types import MappingProxyType
 
 import numpy as np
 
@@ -13,7 +15,10 @@ from pbxguard import prompts
 from pbxguard.config import Settings
 from pbxguard.errors import BadConfig
 from pbxguard.lab import heard, topology
-from pbxguard.lab.topology import GROUPS, HOME, PHONES, Caller, Group, Phone, Topology, members
+from pbxguard.lab.goip.plan import GatewayPlan, account_names
+from pbxguard.lab.goip.profiles import CallerId
+from pbxguard.lab.goip.sims import numbers as sim_numbers
+from pbxguard.lab.topology import GROUPS, HOME, MOBILE, PHONES, Caller, Group, Phone, Topology, members
 from pbxguard.resources import DIALPLANS
 
 #: Seconds that an answered softphone stays in a call after its marker.
@@ -76,6 +81,7 @@ def write(
     listen: str | None,
     pbx: str = "asterisk",
     net: Topology = HOME,
+    gateways: Mapping[str, GatewayPlan] = MappingProxyType({}),
 ) -> dict[str, Path]:
     """Write the folders of all actors under *root* and return them by actor name.
 
@@ -87,6 +93,7 @@ def write(
         listen: Address of the host on which SIP and RTP are published, or None.
         pbx: ``asterisk`` or ``freeswitch``.
         net: The world that the actors are in.
+        gateways: Settings of GOIP gateways by name, where they are not the topology's.
     """
     markers = root / "markers"
     markers.mkdir(parents=True, exist_ok=True)
@@ -106,7 +113,11 @@ def write(
     else:
         folders = {"pbx": _pbx(root / "pbx", passwords, settings, guard, listen, net)}
     for caller in net.callers:
-        folders[caller.name] = _caller(root / caller.name, caller, passwords, net)
+        if caller.gateway is None:
+            folders[caller.name] = _caller(root / caller.name, caller, passwords, net)
+        else:
+            plan = gateways.get(caller.name, caller.gateway)
+            folders[caller.name] = gateway(root / caller.name, caller, plan, passwords, net)
     for phone in net.phones:
         if phone.address is not None:
             folders[phone.name] = _softphone(root / phone.name, phone, passwords, net)
@@ -126,11 +137,16 @@ def _mirror(source: Path, target: Path, pattern: str) -> None:
             path.unlink()
 
 
-def render(folder: Path, kind: str, values: dict[str, str]) -> Path:
+def render(folder: Path, kinds: tuple[str, ...], values: dict[str, str]) -> Path:
+    """Fill the files of *kinds* in, the later over the earlier and over what is common; of no other kind is left."""
     folder.mkdir(parents=True, exist_ok=True)
-    for source in (*(_ETC / "common").iterdir(), *(_ETC / kind).iterdir()):
+    sources = {source.name: source for kind in ("common", *kinds) for source in (_ETC / kind).iterdir()}
+    for name, source in sources.items():
         text = _Asterisk(source.read_text(encoding="utf-8")).substitute(values)
-        (folder / source.name).write_text(text, encoding="utf-8")
+        (folder / name).write_text(text, encoding="utf-8")
+    for path in folder.iterdir():
+        if path.name not in sources:
+            path.unlink()
     return folder
 
 
@@ -147,7 +163,7 @@ def _pbx(
         )
     return render(
         folder,
-        "pbx",
+        ("pbx",),
         {
             "rtp_first": str(first),
             "rtp_last": str(last),
@@ -155,13 +171,13 @@ def _pbx(
             "secret": passwords.ami,
             "nat": nat,
             "guard": f"{guard[0]}:{guard[1]}",
-            "trunks": "\n".join(_trunk_endpoint(caller, passwords) for caller in net.callers),
+            "trunks": "\n".join(_trunk_endpoint(caller, passwords) for caller in net.trunks),
             "phones": "\n".join(_phone_endpoint(phone, passwords) for phone in net.phones),
             "groups": "\n".join(
                 f"exten => {group.number},1,Gosub(ring,s,1({'&PJSIP/'.join(members(group.number))}))"
                 for group in GROUPS
             ),
-            "contexts": "\n".join(_trunk_context(caller, settings) for caller in net.callers),
+            "contexts": "\n".join(_trunk_context(caller, settings) for caller in net.trunks),
         },
     )
 
@@ -187,10 +203,10 @@ _SOFIA = (
 def _freeswitch(folder: Path, passwords: Secrets, settings: Settings, net: Topology) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     first, last = topology.RTP_PORTS
-    known = [caller for caller in net.callers if not caller.registers]
-    registering = [caller for caller in net.callers if caller.registers]
+    known = [caller for caller in net.trunks if not caller.registers_at]
+    registering = [account for caller in net.trunks if caller.registers_at for account in account_names(caller.name)]
     users = [(phone.number, passwords.phones[phone.number], "from-subscriber") for phone in net.phones]
-    users += [(caller.name, passwords.goip, "carrier") for caller in registering]
+    users += [(account, passwords.goip, "carrier") for account in registering]
     values = {
         "rtp_first": str(first),
         "rtp_last": str(last),
@@ -200,7 +216,7 @@ def _freeswitch(folder: Path, passwords: Secrets, settings: Settings, net: Topol
         "acl": "\n".join(f'          <node type="allow" cidr="{caller.address}/32"/>' for caller in known),
         "common": "\n".join(f'            <param name="{name}" value="{value}"/>' for name, value in _SOFIA),
         "groups": "\n".join(_group_extension(group) for group in GROUPS),
-        "trunks": "\n".join(_trunk_extension(caller, settings) for caller in net.callers),
+        "trunks": "\n".join(_trunk_extension(caller, settings) for caller in net.trunks),
         "users": "\n".join(
             f'      <user id="{user}"><params><param name="password" value="{password}"/></params>'
             f'<variables><variable name="user_context" value="{context}"/></variables></user>'
@@ -227,10 +243,12 @@ def _group_extension(group: Group) -> str:
 def _trunk_extension(caller: Caller, settings: Settings) -> str:
     """The extension of a user's dialplan; a trunk is known by its address, a gateway by its registration."""
     trunk = settings.trunk(caller.name)
-    field, value = ("${user_name}", caller.name) if caller.registers else ("network_addr", str(caller.address))
+    field, value = "network_addr", str(caller.address).replace(".", "[.]")
+    if caller.registers_at:
+        field, value = "${user_name}", f"{caller.name}(-[0-9a-z]+)?"
     return f"""\
       <extension name="from-{caller.name}">
-        <condition field="{field}" expression="^{value.replace(".", "[.]")}$"/>
+        <condition field="{field}" expression="^{value}$"/>
         <condition field="destination_number" expression="^(\\d{{2,20}})$">
           <action application="set" data="pbxguard_trunk={caller.name}"/>
           <action application="set" data="pbxguard_fail={trunk.fail if trunk else "open"}"/>
@@ -242,13 +260,9 @@ def _trunk_extension(caller: Caller, settings: Settings) -> str:
 
 def _trunk_endpoint(caller: Caller, passwords: Secrets) -> str:
     name = caller.name
-    if caller.registers:
-        return (
-            f"[{name}](trunk)\ncontext = from-{name}\nauth = {name}\naors = {name}\n"
-            "identify_by = auth_username,username\n"
-            f"[{name}]\ntype = auth\nauth_type = digest\nusername = {name}\npassword = {passwords.goip}\n"
-            f"[{name}]\ntype = aor\nmax_contacts = 1\nremove_existing = yes\n"
-        )
+    if caller.registers_at:
+        accounts = account_names(name)
+        return "\n".join(_account(account, passwords.goip, f"from-{name}") for account in accounts)
     return (
         f"[{name}](trunk)\ncontext = from-{name}\n"
         f"[{name}]\ntype = identify\nendpoint = {name}\nmatch = {caller.address}\n"
@@ -279,24 +293,115 @@ def _trunk_context(caller: Caller, settings: Settings) -> str:
 
 
 def _caller(folder: Path, caller: Caller, passwords: Secrets, net: Topology) -> Path:
+    gateways = [other for other in net.callers if other.gateway is not None]
+    more = ""
+    if caller.name == MOBILE:
+        more = "\n".join(_gsm_side(each) for each in gateways)
+    else:
+        more = "\n".join(
+            _account(account, passwords.goip, "from-gateway")
+            for each in gateways
+            if each.registers_at == caller.name
+            for account in account_names(each.name)
+        ) + "\n".join(_trunk_contact(each) for each in gateways if each.registers_at == caller.name)
     values = {
         "rtp_first": "16000",
         "rtp_last": "16199",
         "ami": "yes",
         "secret": passwords.ami,
         "user_agent": caller.user_agent,
-        "sdp_session": caller.sdp_session,
         "pbx_address": str(net.pbx_carrier),
-        "auth": "outbound_auth = line" if caller.registers else "",
-        "user": caller.name,
-        "password": passwords.goip,
+        "more": more,
+        "sims": "\n".join(
+            f"exten => _{sim_numbers(each.bank)}XXX,1,Dial(PJSIP/${{EXTEN}}@gsm-{each.name},60)" for each in gateways
+        ),
     }
-    render(folder, "carrier", values)
-    if caller.registers:
-        line = _Asterisk((_ETC / "goip" / "registration.conf").read_text()).substitute(values)
-        with (folder / "pjsip.conf").open("a") as file:
-            file.write("\n" + line)
-    return folder
+    kinds = {MOBILE: ("mobile",), "overseas": ("overseas",)}
+    return render(folder, ("carrier", *kinds.get(caller.name, ())), values)
+
+
+def _gsm_side(gateway: Caller) -> str:
+    """The mobile network's end of a gateway's GSM legs."""
+    return (
+        f"[gsm-{gateway.name}]\ntype = endpoint\ncontext = from-sim\ndisallow = all\nallow = gsm\n"
+        f"direct_media = no\nsuppress_q850_reason_headers = yes\naors = gsm-{gateway.name}\n"
+        f"[gsm-{gateway.name}]\ntype = aor\ncontact = sip:{gateway.address}:5060\n"
+        f"[gsm-{gateway.name}]\ntype = identify\nendpoint = gsm-{gateway.name}\nmatch = {gateway.address}\n"
+    )
+
+
+def _account(name: str, password: str, context: str) -> str:
+    """An account that a gateway registers at."""
+    return (
+        f"[{name}]\ntype = endpoint\ncontext = {context}\ndisallow = all\nallow = alaw,ulaw\ndirect_media = no\n"
+        f"rtp_symmetric = yes\nsuppress_q850_reason_headers = yes\nauth = {name}\naors = {name}\n"
+        "identify_by = auth_username,username\n"
+        f"[{name}]\ntype = auth\nauth_type = digest\nusername = {name}\npassword = {password}\n"
+        f"[{name}]\ntype = aor\nmax_contacts = 1\nremove_existing = yes\n"
+    )
+
+
+def _trunk_contact(gateway: Caller) -> str:
+    """For a gateway in trunk mode, which may have no account."""
+    name = f"{gateway.name}-trunk"
+    return (
+        f"[{name}]\ntype = endpoint\ncontext = none\ndisallow = all\nallow = alaw,ulaw\ndirect_media = no\n"
+        f"suppress_q850_reason_headers = yes\naors = {name}\n"
+        f"[{name}]\ntype = aor\ncontact = sip:{gateway.address}:5060\n"
+    )
+
+
+def gateway(folder: Path, caller: Caller, plan: GatewayPlan, passwords: Secrets, net: Topology) -> Path:
+    """Write the folder of a GOIP gateway with these settings."""
+    image = plan.image
+    caller_id = plan.caller_id or image.caller_id.value
+    dtmf = {"inband": "inband", "rfc4733": "rfc4733", "info": "info"}[plan.dtmf or image.dtmf.value]
+    registrar = net.pbx_carrier if caller.registers_at == "pbx" else net.caller(caller.registers_at).address
+    accounts = plan.accounts(caller.name)
+    progress = {180: " same => n,Ringing()", 183: " same => n,Progress()"}
+    values = {
+        "rtp_first": "16000",
+        "rtp_last": "16199",
+        "ami": "yes",
+        "secret": passwords.ami,
+        "user_agent": image.user_agent.value,
+        "mobile_address": str(net.caller(MOBILE).address),
+        "registrar": str(registrar),
+        "codecs": ",".join(image.codecs.value),
+        "dtmf": dtmf,
+        "rtp_timeout": str(image.rtp_timeout_s.value if plan.rtp_timeout_s is None else plan.rtp_timeout_s),
+        "sdp_session": image.sdp_session.value,
+        "sdp_owner": image.sdp_origin_user.value,
+        "send_rpid": "yes" if caller_id is CallerId.RPID else "no",
+        "options_s": str(image.options_s.value),
+        "progress": "\n".join(progress[status] for status in image.progress.value),
+        "display_name": "",
+        "accounts": "\n".join(
+            _line_account(account, passwords.goip, plan, caller_id, str(registrar), registers=account in accounts)
+            for account in accounts or (caller.name,)
+        ),
+    }
+    return render(folder, ("goip",), values)
+
+
+def _line_account(
+    name: str, password: str, plan: GatewayPlan, caller_id: CallerId, registrar: str, *, registers: bool
+) -> str:
+    # With the GSM caller as SIP caller, From is theirs; else it is the account.
+    own = "" if caller_id is CallerId.FROM else f"from_user = {name}\n"
+    found = (
+        f"[{name}](sip)\noutbound_auth = {name}\nset_var = GOIP_ENDPOINT={name}\n{own}"
+        f"[{name}]\ntype = auth\nauth_type = digest\nusername = {name}\npassword = {password}\n"
+    )
+    if not registers:
+        # Trunk mode: whoever sends an INVITE is asked for by its address.
+        return found + "[anonymous](sip)\nset_var = GOIP_ENDPOINT=\n"
+    return found + (
+        f"[{name}]\ntype = registration\noutbound_auth = {name}\nserver_uri = sip:{registrar}\n"
+        f"client_uri = sip:{name}@{registrar}\ncontact_user = {name}\nretry_interval = 5\n"
+        "forbidden_retry_interval = 5\nfatal_retry_interval = 5\nmax_retries = 100000\n"
+        f"expiration = {plan.register_s or plan.image.register_s.value or 3600}\nline = yes\nendpoint = {name}\n"
+    )
 
 
 def softphone_config(address: str) -> str:

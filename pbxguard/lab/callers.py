@@ -5,20 +5,23 @@ container. What the caller saw and heard is read from the wire afterwards (``evi
 """
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
-from typing import Any
+from types import MappingProxyType
 from urllib.parse import quote
-
-from panoramisk import Manager
 
 from pbxguard.errors import LabUnavailable
 from pbxguard.lab import topology
+from pbxguard.lab.ami import Ami, Fields
 from pbxguard.lab.engine import Engine
-from pbxguard.lab.topology import HOME, Topology
+from pbxguard.lab.goip.gateway import Gateway
+from pbxguard.lab.goip.plan import GatewayPlan
+from pbxguard.lab.topology import HOME, MOBILE, Topology
+
+#: Settings of GOIP gateways by name.
+Gateways = Mapping[str, GatewayPlan]
+_AS_THEY_ARE: Gateways = MappingProxyType({})
 
 _SIPP_FOLDER = "/tmp"  # noqa: S108 (inside the actor's own container)
 
@@ -38,6 +41,7 @@ class Placing:
         headers: More headers of the INVITE (SIPp only); a value may hold the line end and the blank of a folded line.
         session: Session name of the SDP, as it is (SIPp only).
         sdp: Put behind the last line of the SDP, as it is (SIPp only).
+        line: Of a gateway: the line whose SIM is rung, or whose account dials; None for any that is idle.
     """
 
     id: str
@@ -52,6 +56,7 @@ class Placing:
     headers: Mapping[str, str] = field(default_factory=dict)
     session: str = ""
     sdp: str = ""
+    line: int | None = None
 
     @property
     def by_sipp(self) -> bool:
@@ -59,26 +64,109 @@ class Placing:
         return self.raw or not self.offer or bool(self.headers) or bool(self.session + self.sdp)
 
 
-class Callers:
-    """The actors that place calls, each with one AMI connection that is opened when first used."""
+class _Originator:
+    """An actor's Asterisk that is told to place calls, and says when each has ended."""
 
-    def __init__(self, engine: Engine, ami_secret: str, net: Topology = HOME) -> None:
+    def __init__(self, ami: Ami) -> None:
+        self._ami = ami
+        self._ended: dict[str, asyncio.Future[None]] = {}
+        ami.on("UserEvent", self._on_event)
+        ami.lost = self._lost
+
+    async def originate(self, call: Placing, dial: str, limit: float) -> None:
+        """Dial *dial* as that call's caller and return when it is over."""
+        ended = asyncio.get_running_loop().create_future()
+        self._ended[call.id] = ended
+        withheld = call.cli.lower() == "anonymous"
+        patience = call.hang_up_after if call.hang_up_after is not None else limit
+        variables = {
+            "LAB_ID": call.id,
+            # Quoted twice over: AMI must not see a line end, and the dialplan decodes once.
+            "LAB_CLI": "" if withheld else quote(call.cli, safe=""),
+            "LAB_NAME": quote(call.display_name, safe=""),
+            "LAB_WITHHELD": "1" if withheld else "0",
+            "LAB_DIAL": dial,
+            "LAB_PATIENCE": f"{patience:g}",
+            "LAB_LISTEN": f"{call.listen:g}",
+        }
+        try:
+            await self._ami.order(
+                "Originate",
+                Channel="Local/call@caller",
+                Context="talk",
+                Exten="s",
+                Priority="1",
+                Timeout=str(int((limit + 5) * 1000)),
+                Async="true",
+                Variable=[f"{name}={value}" for name, value in variables.items()],
+            )
+            await asyncio.wait_for(ended, limit + 10)
+        except TimeoutError as error:
+            raise LabUnavailable(
+                f"end of the call from {call.trunk}: expected within {limit:.0f} s, "
+                f"observed none after {limit + 10:.0f} s"
+            ) from error
+        finally:
+            self._ended.pop(call.id, None)
+
+    def close(self) -> None:
+        self._ami.close()
+
+    def _on_event(self, event: Fields) -> None:
+        if event.get("UserEvent") == "LabCallEnded":
+            ended = self._ended.get(event.get("Call", ""))
+            if ended is not None and not ended.done():
+                ended.set_result(None)
+
+    def _lost(self) -> None:
+        for ended in self._ended.values():
+            if not ended.done():
+                ended.set_exception(LabUnavailable("the AMI connection broke while a call was under way"))
+
+
+class Callers:
+    """The actors that place calls, each with one AMI connection that is opened when first used.
+
+    Args:
+        engine: Where they run.
+        ami_secret: Password of their AMI.
+        net: The world they are in.
+        gateways: How its GOIP gateways are configured, by name.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        ami_secret: str,
+        net: Topology = HOME,
+        gateways: Gateways = _AS_THEY_ARE,
+    ) -> None:
         self._engine = engine
         self._secret = ami_secret
         self._net = net
-        self._managers: dict[str, _Ami] = {}
+        self._plans = gateways
+        self._originators: dict[str, _Originator] = {}
+        self._gateways: dict[str, Gateway] = {}
         self._connecting = asyncio.Lock()
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, engine: Engine, ami_secret: str, net: Topology = HOME) -> AsyncIterator["Callers"]:
+    async def open(
+        cls,
+        engine: Engine,
+        ami_secret: str,
+        net: Topology = HOME,
+        gateways: Gateways = _AS_THEY_ARE,
+    ) -> AsyncIterator["Callers"]:
         """The actors of a world that is up, for the time of this block."""
-        callers = cls(engine, ami_secret, net)
+        callers = cls(engine, ami_secret, net, gateways)
         try:
             yield callers
         finally:
-            for manager in callers._managers.values():
-                manager.close()
+            for originator in callers._originators.values():
+                originator.close()
+            for gateway in callers._gateways.values():
+                gateway.close()
 
     async def place(self, call: Placing, *, limit: float = 60) -> None:
         """Place *call* and return when it has ended.
@@ -86,21 +174,49 @@ class Callers:
         Raises:
             LabUnavailable: The actor does not exist or did not take the order, or the call did not end in time.
         """
-        if call.trunk not in {caller.name for caller in self._net.callers}:
-            known = ", ".join(caller.name for caller in self._net.callers)
+        caller = next((caller for caller in self._net.callers if caller.name == call.trunk), None)
+        if caller is None or not caller.calls:
+            known = ", ".join(caller.name for caller in self._net.callers if caller.calls)
             raise LabUnavailable(f"the lab has no trunk {call.trunk!r}; it has {known}")
+        number = quote(call.callee, safe="+")
         if call.by_sipp:
             await self._by_sipp(call, limit)
+        elif caller.registers_at == "pbx":
+            # A GSM caller rings a SIM of the gateway, which forwards the call to the number that its line is set to.
+            gateway = await self.gateway(caller.name)
+            mobile = await self._originator(MOBILE)
+            async with gateway.forwarding(call.callee, call.line) as sim:
+                await mobile.originate(call, f"PJSIP/{sim.msisdn}@gsm-{caller.name}", limit)
+        elif caller.registers_at:
+            # A caller abroad has a gateway dial with one of its SIMs.
+            gateway = await self.gateway(caller.name)
+            switch = await self._originator(caller.registers_at)
+            await switch.originate(call, f"PJSIP/{number}@{gateway.account(call.line)}", limit)
         else:
-            manager = await self._manager(call.trunk)
-            await manager.originate(call, limit)
+            originator = await self._originator(call.trunk)
+            await originator.originate(call, f"PJSIP/pbx/sip:{number}@{self._net.pbx_carrier}", limit)
 
-    async def _manager(self, trunk: str) -> "_Ami":
+    async def gateway(self, name: str) -> Gateway:
+        """The gateway of that name, with its box at work.
+
+        Raises:
+            LabUnavailable: It does not answer.
+        """
         async with self._connecting:
-            if trunk not in self._managers:
-                address = next(c.address for c in self._net.callers if c.name == trunk)
-                self._managers[trunk] = await _Ami.connect(address, self._secret)
-            return self._managers[trunk]
+            if name not in self._gateways:
+                caller = self._net.caller(name)
+                plan = self._plans.get(name) or caller.gateway
+                if plan is None:
+                    raise LabUnavailable(f"{name} is no gateway")
+                ami = await Ami.connect(caller.address, self._secret)
+                self._gateways[name] = await Gateway.open(name, plan, ami, caller.bank)
+            return self._gateways[name]
+
+    async def _originator(self, name: str) -> _Originator:
+        async with self._connecting:
+            if name not in self._originators:
+                self._originators[name] = _Originator(await Ami.connect(self._net.caller(name).address, self._secret))
+            return self._originators[name]
 
     async def _by_sipp(self, call: Placing, limit: float) -> None:
         container = self._net.name(call.trunk)
@@ -117,100 +233,6 @@ class Callers:
         code, text = await asyncio.to_thread(self._engine.run, container, *command, timeout=limit + 5)
         if code not in (0, 1):  # 1: a call did not go as the scenario says; the wire has what happened
             raise LabUnavailable(f"sipp on {call.trunk} ended with {code}: {text.strip()[-300:]}")
-
-
-class _Ami:
-    """One AMI connection of the lab, to place calls and hear that they ended.
-
-    panoramisk 1.4 reports a wrong password only as an attribute, reconnects after ``close`` and repeats
-    unanswered orders after a reconnect, which would dial twice: so connecting is checked here, nothing is
-    repeated, and a lost connection fails every call that waits.
-    """
-
-    def __init__(self, manager: Any) -> None:
-        self._manager = manager
-        self._ended: dict[str, asyncio.Future[None]] = {}
-        manager.register_event("UserEvent", self._on_event)
-
-    @classmethod
-    async def connect(cls, address: IPv4Address, secret: str) -> "_Ami":
-        loop = asyncio.get_running_loop()
-        manager = Manager(
-            loop=loop, host=str(address), port=topology.AMI_PORT, username="lab", secret=secret, events="on",
-            forgetable_actions=("ping", "login", "originate"),
-        )  # fmt: skip
-        ami = cls(manager)
-        try:
-            await asyncio.wait_for(manager.connect(), 5)
-            async with asyncio.timeout(5):
-                while not manager.authenticated:  # noqa: ASYNC110 (panoramisk has no event for it)
-                    await asyncio.sleep(0.02)
-        except (OSError, TimeoutError) as error:
-            ami.close()
-            raise LabUnavailable(
-                f"AMI at {address}:{topology.AMI_PORT} does not answer; `pbxguard lab status` shows the lab"
-            ) from error
-        manager.on_disconnect = ami._lost
-        return ami
-
-    async def originate(self, call: Placing, limit: float) -> None:
-        ended = asyncio.get_running_loop().create_future()
-        self._ended[call.id] = ended
-        withheld = call.cli.lower() == "anonymous"
-        patience = call.hang_up_after if call.hang_up_after is not None else limit
-        variables = {
-            "LAB_ID": call.id,
-            # Quoted twice over: AMI must not see a line end, and the dialplan decodes once.
-            "LAB_CLI": "" if withheld else quote(call.cli, safe=""),
-            "LAB_NAME": quote(call.display_name, safe=""),
-            "LAB_WITHHELD": "1" if withheld else "0",
-            "LAB_CALLEE": quote(call.callee, safe="+"),
-            "LAB_PATIENCE": f"{patience:g}",
-            "LAB_LISTEN": f"{call.listen:g}",
-        }
-        try:
-            response = await asyncio.wait_for(
-                self._manager.send_action(
-                    {
-                        "Action": "Originate",
-                        "Channel": "Local/call@caller",
-                        "Context": "talk",
-                        "Exten": "s",
-                        "Priority": "1",
-                        "Timeout": str(int((limit + 5) * 1000)),
-                        "Async": "true",
-                        "Variable": [f"{name}={value}" for name, value in variables.items()],
-                    },
-                    as_list=False,
-                ),
-                5,
-            )
-            if not response.success:
-                raise LabUnavailable(f"{call.trunk} did not place the call: {json.dumps(str(response))[:200]}")
-            await asyncio.wait_for(ended, limit + 10)
-        except TimeoutError as error:
-            raise LabUnavailable(
-                f"end of the call from {call.trunk}: expected within {limit:.0f} s, "
-                f"observed none after {limit + 10:.0f} s"
-            ) from error
-        finally:
-            self._ended.pop(call.id, None)
-
-    def close(self) -> None:
-        self._manager.on_disconnect = lambda *_: None
-        self._manager.connection_lost = lambda *_: None  # no reconnect after an intended end
-        self._manager.close()
-
-    def _on_event(self, _manager: Any, event: Any) -> None:
-        if event.get("UserEvent") == "LabCallEnded":
-            ended = self._ended.get(event.get("Call", ""))
-            if ended is not None and not ended.done():
-                ended.set_result(None)
-
-    def _lost(self, *_: object) -> None:
-        for ended in self._ended.values():
-            if not ended.done():
-                ended.set_exception(LabUnavailable("the AMI connection broke while a call was under way"))
 
 
 def _sipp_keys(call: Placing) -> tuple[str, ...]:

@@ -178,7 +178,7 @@ def softphones(app: App, *, as_json: bool, qr: bool) -> None:
 @lab.command(epilog="Example: pbxguard lab call --from +85261234567 --to zhang --trunk intl")
 @click.option("--from", "cli", required=True, metavar="CLI", help="Calling number; `anonymous` withholds it.")
 @click.option("--to", "callee", required=True, metavar="CALLEE", help="Called number, or a telephone's name.")
-@click.option("--trunk", required=True, type=click.Choice([c.name for c in topology.CALLERS]))
+@click.option("--trunk", required=True, type=click.Choice([c.name for c in topology.CALLERS if c.calls]))
 @click.option("--json", "as_json", is_flag=True)
 @_evidence
 @pass_app

@@ -401,7 +401,7 @@ class _Deal:
         try:
             await _finished(partial(world.handler.start, state))
             self._watch.say(index, "")
-            async with Callers.open(world.engine, world.passwords.ami, world.net) as callers:
+            async with Callers.open(world.engine, world.passwords.ami, world.net, world.gateways) as callers:
                 yield Stage(world, state, callers)
         finally:
             await _finished(partial(world.handler.start, world.state) if index == 0 else world.handler.stop)

@@ -508,7 +508,7 @@ class _Cast:
             values[name] = getattr(caller, name)
         if values["cli"] is None or not (call.sender or "cli" in call.model_fields_set):
             raise self._wrong('the call has no `cli`; "" is a call without one')
-        trunks = [each.name for each in CALLERS]
+        trunks = [each.name for each in CALLERS if each.calls]
         if values["trunk"] not in trunks:
             said = (
                 f"trunk {values['trunk'][:80]!r} is not in the lab" if values["trunk"] else "the call has no `trunk`"

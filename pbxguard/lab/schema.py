@@ -53,7 +53,7 @@ def schema() -> dict[str, Any]:
         {"anyOf": [{"required": ["callee"]}, {"required": ["to"]}]},
     ]
     names = {
-        "trunk": [caller.name for caller in CALLERS],
+        "trunk": [caller.name for caller in CALLERS if caller.calls],
         "callee": [each.name for each in (*PHONES, *GROUPS)],
         "phone": [each.name for each in (*PHONES, *GROUPS)],
         "prompt": list(prompts.names()),

@@ -12,6 +12,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network
 
+from pbxguard.lab.goip.plan import GatewayPlan
+from pbxguard.lab.goip.profiles import CallerId
+
 #: Everything that the lab creates carries this label; what carries it is found and removed by it.
 LABEL = "pbxguard"
 
@@ -31,20 +34,26 @@ RTP_PORTS_LISTEN = (16000, 16019)
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An actor that places calls into the PBX.
+    """An actor that places calls.
 
     Attributes:
         name: Trunk name, container name and what a scenario calls it.
-        kind: Trunk class in the country pack.
-        registers: It registers with digest authentication instead of being known by its address.
+        kind: Trunk class in the country pack; "" for one that is no trunk of the PBX.
+        calls: A scenario may place calls from here; the others only carry them.
+        gateway: Set for a GOIP gateway.
+        registers_at: Where a gateway registers and sends the calls of its GSM callers: ``pbx``, or the switch abroad
+            that uses it to reach the country.
+        bank: Which SIMs the gateway has.
     """
 
     name: str
     kind: str
     address: IPv4Address
     user_agent: str
-    sdp_session: str = "Asterisk"
-    registers: bool = False
+    calls: bool = True
+    gateway: GatewayPlan | None = None
+    registers_at: str = ""
+    bank: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +123,18 @@ class Topology:
         """Who places calls."""
         return tuple(replace(caller, address=self._here(caller.address)) for caller in CALLERS)
 
+    @property
+    def trunks(self) -> "tuple[Caller, ...]":
+        """Those that are trunks of the PBX."""
+        return tuple(caller for caller in self.callers if caller.kind)
+
+    def caller(self, name: str) -> Caller:
+        """The one of that name; KeyError when there is none."""
+        for caller in self.callers:
+            if caller.name == name:
+                return caller
+        raise KeyError(name)
+
     @cached_property
     def phones(self) -> "tuple[Phone, ...]":
         """The subscribers' telephones."""
@@ -137,14 +158,24 @@ class Topology:
 #: The lab that ``lab up`` starts.
 HOME = Topology()
 
+#: The mobile network: where GSM callers are, and what a gateway's SIMs dial into.
+MOBILE = "natl"
+
 # Addresses are those of world 0.
 CALLERS = (
     Caller("intl", "intl_gateway", HOME.carrier[21], "intl-gateway"),
-    Caller("natl", "national", HOME.carrier[22], "national-interconnect"),
+    # The domestic network, fixed and mobile: interconnect of the PBX, and GSM side of the gateways.
+    Caller(MOBILE, "national", HOME.carrier[22], "national-interconnect"),
     Caller("ent", "enterprise", HOME.carrier[23], "enterprise-pbx"),
-    # The wire image of a DBL gateway, as far as it is known from its vendor manual.
-    Caller("goip1", "sim_gateway", HOME.carrier[31], "dble", sdp_session="DBL Session", registers=True),
-)
+    # A gateway that is a trunk of the PBX: GSM callers come in through it.
+    Caller(
+        "goip1", "sim_gateway", HOME.carrier[31], "", gateway=GatewayPlan(caller_id=CallerId.FROM),
+        registers_at="pbx",
+    ),
+    # A SIM box: callers abroad reach the country through it, and the PBX sees a mobile caller on trunk natl.
+    Caller("goip2", "", HOME.carrier[32], "", gateway=GatewayPlan(), registers_at="overseas", bank=1),
+    Caller("overseas", "", HOME.carrier[41], "softswitch", calls=False),
+)  # fmt: skip
 
 PHONES = (
     Phone("13957100001", "zhang", "cm", "zhejiang", "zh", HOME.access[101]),

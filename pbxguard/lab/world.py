@@ -17,6 +17,7 @@ from pbxguard.config import Settings
 from pbxguard.errors import LabUnavailable
 from pbxguard.lab import actors, topology
 from pbxguard.lab.engine import Container, Engine
+from pbxguard.lab.goip.plan import GatewayPlan
 from pbxguard.lab.handler import Handler
 from pbxguard.lab.topology import CALLERS, MAX_WORLDS, PHONES, Topology
 from pbxguard.lab.waiting import wait_until
@@ -60,6 +61,7 @@ class World:
         index: Which world: 0 is the lab of ``lab up``; the others have all of their own, the state too.
 
     Attributes:
+        gateways: How each GOIP gateway is configured.
         give_up: Set from another thread, it ends an ``up`` that is under way.
 
     Raises:
@@ -95,6 +97,7 @@ class World:
         else:
             address, secret = (str(self.net.guard_address), settings.asterisk.port), ""
         self.handler = Handler(self.root, address, config, self.pbx, secret)
+        self.gateways = {c.name: c.gateway for c in self.net.callers if c.gateway is not None}
         self.engine = Engine(owner, index)
 
     def __enter__(self) -> Self:
@@ -128,8 +131,9 @@ class World:
             if listen:
                 published.write_text(listen)
             folders = actors.write(
-                self.root, self.passwords, self.settings, self.handler.address, listen, self.pbx, self.net
-            )
+                self.root, self.passwords, self.settings, self.handler.address, listen, self.pbx, self.net,
+                self.gateways,
+            )  # fmt: skip
             self.engine.network(self.container("carrier"), self.net.carrier, internal=True)
             self.engine.network(self.container("access"), self.net.access, internal=True)
             if listen:
@@ -279,6 +283,28 @@ class World:
         row = next(csv.reader([text.splitlines()[0]]), []) if code == 0 and text else []
         return {name: row[at] for name, at in columns.items() if at < len(row)}
 
+    def gateway(self, name: str, plan: GatewayPlan | None = None) -> None:
+        """Have a gateway run with these settings, and wait until its accounts are registered.
+
+        Calls that it carries end when the settings are other ones than before.
+
+        Args:
+            name: Of its actor.
+            plan: None for those of the topology.
+        """
+        caller = self.net.caller(name)
+        self.gateways[name] = plan or caller.gateway or GatewayPlan()
+        folder = actors.gateway(self.root / name, caller, self.gateways[name], self.passwords, self.net)
+        self.engine.start(self._asterisk(name, folder))
+        wait_until(lambda: self.lines_registered(name), 60, f"the accounts of {name} to register")
+
+    def lines_registered(self, name: str) -> bool:
+        """Whether every account of a gateway is registered, as it sees it; one without accounts only has to run."""
+        code, text = self.engine.run(self.container(name), "asterisk", "-rx", "pjsip show registrations")
+        # "No objects found." is what a gateway without accounts says, and what no starting Asterisk does.
+        said = "objects found" in text.lower()
+        return code == 0 and said and text.count(" Registered ") == len(self.gateways[name].accounts(name))
+
     def restart_pbx(self) -> None:
         """Restart the PBX as its operator would, and wait until it takes calls; handler and telephones stay.
 
@@ -303,9 +329,10 @@ class World:
         ]
         for caller in self.net.callers:
             state = self._state_of(caller.name, running)
-            if caller.registers and state == "running":
-                state = "registered" if caller.name in registered else "not registered"
-            rows.append(Row(caller.name, caller.kind, str(caller.address), state))
+            if caller.gateway is not None and state == "running":
+                state = "registered" if self.lines_registered(caller.name) else "not registered"
+            role = caller.kind or (f"SIM box, used from {caller.registers_at}" if caller.gateway else "switch abroad")
+            rows.append(Row(caller.name, role, str(caller.address), state))
         for phone in self.net.phones:
             if phone.address is None:
                 state = "registered" if phone.number in registered else "free for your telephone"
@@ -397,7 +424,7 @@ class World:
                     shares_network_of=self.container("pbx"),
                 ),
             ]
-            return found + self._others(folders, shared)
+            return found + self._others(folders)
         found = [
             Container(
                 self.container("pbx"),
@@ -412,18 +439,24 @@ class World:
                 publish,
             )
         ]
-        return found + self._others(folders, shared)
+        return found + self._others(folders)
 
-    def _others(self, folders: dict[str, Path], shared: dict[Path, str]) -> list[Container]:
-        found = [
-            Container(
-                self.container(caller.name),
-                ASTERISK_IMAGE,
-                {self.container("carrier"): caller.address},
-                shared | {folders[caller.name]: "/etc/asterisk", self.root / "captures": "/captures:rw"},
-            )
-            for caller in self.net.callers
-        ]
+    def _asterisk(self, name: str, folder: Path) -> Container:
+        """One of those on the carrier network that place or carry calls."""
+        return Container(
+            self.container(name),
+            ASTERISK_IMAGE,
+            {self.container("carrier"): self.net.caller(name).address},
+            {
+                self.root / "prompts": "/var/lib/pbxguard/prompts",
+                self.root / "markers": "/var/lib/pbxguard/markers",
+                folder: "/etc/asterisk",
+                self.root / "captures": "/captures:rw",
+            },
+        )
+
+    def _others(self, folders: dict[str, Path]) -> list[Container]:
+        found = [self._asterisk(caller.name, folders[caller.name]) for caller in self.net.callers]
         found += [
             Container(
                 self.container(phone.name),
@@ -437,15 +470,17 @@ class World:
         return found
 
     def _wait_ready(self) -> None:
-        wanted = {p.number for p in PHONES if p.address} | {c.name for c in CALLERS if c.registers}
+        wanted = {p.number for p in PHONES if p.address}
+        gateways = [caller.name for caller in CALLERS if caller.gateway is not None]
 
         def ready() -> bool:
-            return self._wanted() and wanted <= self.registered()
+            return self._wanted() and wanted <= self.registered() and all(map(self.lines_registered, gateways))
 
         try:
             wait_until(ready, 30, "every telephone to register")
         except LabUnavailable as error:
-            missing = ", ".join(sorted(wanted - self.registered()))
+            silent = [name for name in gateways if not self.lines_registered(name)]
+            missing = ", ".join([*sorted(wanted - self.registered()), *silent])
             raise LabUnavailable(
                 f"{error}; missing: {missing}. {self.engine.logs(self.container('pbx'), 5)}"
             ) from error

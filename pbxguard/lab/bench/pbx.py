@@ -81,7 +81,7 @@ class Asterisk:
 
     def container(self, etc: Path, dialplan: Path) -> Container:
         values = {"guard": "{}:{}".format(*self.handler[0]), "secret": "-"}
-        render(etc, "bench", _COMMON | values)
+        render(etc, ("bench",), _COMMON | values)
         return Container(PBX, self.image, {PBX: PBX_ADDRESS}, _mounts(etc, "/etc/asterisk", dialplan))
 
     def up(self, run: Run) -> bool:
@@ -112,7 +112,7 @@ class Freeswitch:
         self.handler = ((str(PBX_ADDRESS), ESL_PORT), self._secret)
 
     def container(self, etc: Path, dialplan: Path) -> Container:
-        render(etc, "bench-freeswitch", _COMMON | {"secret": self._secret, "pbx_address": str(PBX_ADDRESS)})
+        render(etc, ("bench-freeswitch",), _COMMON | {"secret": self._secret, "pbx_address": str(PBX_ADDRESS)})
         # The local image has it below /opt, a distribution's package on PATH. -nosql: see freeswitch.xml.
         start = (
             "PATH=$PATH:/opt/freeswitch/bin exec freeswitch -nf -np -nonat -nosql -c "

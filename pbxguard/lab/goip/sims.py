@@ -26,10 +26,13 @@ __all__ = [
     "after_call",
     "luhn_digit",
     "next_sim",
+    "numbers",
     "remaining",
     "too_soon",
 ]
 
+#: Numbers of one bank of made-up SIMs.
+BANK = 1000
 MAX_SIMS = 1024  # SMB128 banks are joined up to several hundred slots
 _DIGITS = {
     "imsi": re.compile(r"[0-9]{14,15}"),  # ITU-T E.212
@@ -123,12 +126,22 @@ class SimTable(tuple[Sim, ...]):
         return cls(sims)
 
     @classmethod
-    def fictional(cls, count: int) -> Self:
+    def fictional(cls, count: int, bank: int = 0) -> Self:
         """A table for the lab: test network 001 01 (ITU-T E.212), test IMEIs, numbers for the lab only.
 
         No range of Chinese mobile numbers is reserved for fiction: never let these reach a real trunk.
+
+        Args:
+            count: How many.
+            bank: 0 to 7; SIMs of different banks have no number in common. Bank 0 has 13957102001 and on, bank 1
+                13957103001.
+
+        Raises:
+            BadInput: More than 1000 SIMs in one of several banks.
         """
-        return cls([_fictional(n) for n in range(1, count + 1)])
+        if bank and count >= BANK:
+            raise BadInput(f"a bank has less than {BANK} SIMs, not {count}")
+        return cls([_fictional(BANK * bank + n) for n in range(1, count + 1)])
 
     def by_number(self, number: str) -> Sim | None:
         """The SIM that a number reaches, whether dialled at home or with +86."""
@@ -161,11 +174,16 @@ def luhn_digit(digits: str) -> str:
     return str(-total % 10)
 
 
+def numbers(bank: int) -> str:
+    """What the numbers of a bank of made-up SIMs begin with; three digits follow."""
+    return f"1395710{2 + bank}"
+
+
 def _fictional(n: int) -> Sim:
     operators = ("CHINA MOBILE", "CHN-UNICOM", "CHN-CT")
     imei, iccid = f"00101200{n:06d}", f"89001010{n:011d}"
     return Sim(
-        msisdn=f"1395710{2000 + n:04d}",
+        msisdn=f"{numbers(n // BANK)}{n % BANK:03d}",
         imsi=f"00101{n:010d}",
         iccid=iccid + luhn_digit(iccid),
         imei=imei + luhn_digit(imei),

@@ -1,0 +1,286 @@
+"""Joins a box to the Asterisk that carries its SIP and RTP.
+
+Calls ask the box for a line, and the box hears what became of them. Knows AMI and the variables of
+etc/goip/extensions.conf; which line a call gets and which refusal is the box's to say.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import Self
+from urllib.parse import unquote
+
+from pbxguard.errors import LabUnavailable
+from pbxguard.lab.ami import Ami, Fields
+from pbxguard.lab.goip.box import NORMAL_CLEARING, Box, DropWanted, Event, Line, Refusal, State, StateChanged
+from pbxguard.lab.goip.callerid import CidPrefix
+from pbxguard.lab.goip.control import steady_clock
+from pbxguard.lab.goip.plan import GatewayPlan
+from pbxguard.lab.goip.sims import Sim
+
+__all__ = ["Gateway"]
+
+#: How often the box is asked for what is due by its own clock.
+_TICK = 1.0
+#: Seconds that a caller waits for an idle line.
+_LINE_LIMIT = 60.0
+_MAX_ENV = 8192
+
+Variables = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    line: int
+    channel: str
+
+
+class Gateway:
+    """A gateway at work. Close it.
+
+    Args:
+        name: Of its actor; accounts begin with it.
+        plan: Its settings, as its Asterisk was configured.
+        ami: Connection to its Asterisk.
+        box: Its lines.
+
+    Attributes:
+        broken: Why it does not work any more, or "".
+    """
+
+    def __init__(self, name: str, plan: GatewayPlan, ami: Ami, box: Box) -> None:
+        self.name, self.plan, self.box = name, plan, box
+        self.broken = ""
+        self._ami = ami
+        self._accounts = plan.accounts(name)
+        self._cid = CidPrefix.parse(plan.cid_prefix)
+        self._calls: dict[str, _Call] = {}
+        self._forward: dict[int, str] = {}
+        self._reserved: set[int] = set()
+        self._changed = asyncio.Condition()
+        self._orders: asyncio.Queue[tuple[str, Fields]] = asyncio.Queue()
+        self._tasks = [asyncio.create_task(self._work()), asyncio.create_task(self._tick())]
+        self._told: set[asyncio.Task[None]] = set()
+        box.watch(self._on_box)
+        ami.lost = self._lost
+        ami.on("AsyncAGIStart", self._on_question)
+        ami.on("DialState", self._on_progress)
+        ami.on("DialEnd", self._on_progress)
+        ami.on("Hangup", self._on_hangup)
+        ami.on("Registry", self._on_registry)
+
+    @classmethod
+    async def open(cls, name: str, plan: GatewayPlan, ami: Ami, bank: int = 0) -> Self:
+        """A gateway whose Asterisk runs with this plan.
+
+        Raises:
+            LabUnavailable: Asterisk does not take orders.
+        """
+        gateway = cls(name, plan, ami, plan.box(steady_clock(), bank))
+        for row in (await ami.console("pjsip show registrations")).splitlines():
+            account = row.strip().partition("/")[0]
+            for line in gateway._accounts.get(account, ()):
+                gateway.box.registered(line, " Registered " in row)
+        return gateway
+
+    def close(self) -> None:
+        for task in (*self._tasks, *self._told):
+            task.cancel()
+        self._ami.close()
+
+    def account(self, line: int | None) -> str:
+        """The SIP account by which a switch reaches that line, or any; the gateway's own name where it has none.
+
+        Raises:
+            LabUnavailable: No account has the line.
+        """
+        if not self._accounts:
+            return self.name
+        for account, lines in self._accounts.items():
+            if line is None or line in lines:
+                return account
+        raise LabUnavailable(f"{self.name} has no account with line {line}; it has {', '.join(self._accounts)}")
+
+    @asynccontextmanager
+    async def forwarding(self, number: str, line: int | None = None) -> AsyncIterator[Sim]:
+        """Have an idle line forward its GSM calls to *number* in this block; yields the SIM that a caller rings.
+
+        Args:
+            number: "Forwarding to VoIP Number" of the line.
+            line: That line; None for the first that is idle and not used in another such block.
+
+        Raises:
+            LabUnavailable: None becomes idle.
+        """
+        found: Line | None = None
+
+        def idle() -> bool:
+            nonlocal found
+            wanted = self.box.lines if line is None else (self.box.line(line),)
+            ready = (each for each in wanted if each.state is State.IDLE and each.number not in self._reserved)
+            found = next((each for each in ready if each.gsm_up and each.enabled), None)
+            return found is not None or bool(self.broken)
+
+        try:
+            async with asyncio.timeout(_LINE_LIMIT), self._changed:
+                await self._changed.wait_for(idle)
+        except TimeoutError as error:
+            raise LabUnavailable(
+                f"{self.name}: an idle line was expected within {_LINE_LIMIT:.0f} s, observed none"
+            ) from error
+        if found is None:
+            raise LabUnavailable(f"{self.name}: {self.broken}")
+        self._reserved.add(found.number)
+        self._forward[found.number] = number
+        try:
+            yield found.sim
+        finally:
+            self._reserved.discard(found.number)
+            self._forward.pop(found.number, None)
+            self._notify()
+
+    # -- what its Asterisk asks and says -------------------------------------------------------------------
+
+    def _on_question(self, event: Fields) -> None:
+        """A channel waits for the box."""
+        env = _env(event.get("Env", ""))
+        unique, channel = event.get("Uniqueid", ""), event.get("Channel", "")
+        match env.get("agi_arg_1"):
+            case "dial":
+                answer = self._dial(unique, channel, env)
+            case "incoming":
+                answer = self._incoming(unique, channel, env)
+            case "answered":
+                answer = {}
+                if call := self._calls.get(unique):
+                    self.box.connected(call.line)
+            case "over":
+                answer = self._over(unique, env.get("agi_arg_2", ""))
+            case _:
+                answer = {}
+        for name, value in answer.items():
+            self._command(channel, f'SET VARIABLE {name} "{value}"')
+        self._command(channel, "ASYNCAGI BREAK")
+
+    def _dial(self, unique: str, channel: str, env: Mapping[str, str]) -> Variables:
+        account = env.get("agi_arg_2", "")
+        lines = self._accounts.get(account, ())
+        try:
+            source = IPv4Address(env.get("agi_arg_3", "").partition(":")[0])
+        except ValueError:
+            source = None
+        found = self.box.dial(
+            env.get("agi_extension", ""),
+            line=lines[0] if len(lines) == 1 else None,
+            group=account.removeprefix(f"{self.name}-"),
+            source=source,
+        )
+        if isinstance(found, Refusal):
+            return {"GOIP_STATUS": str(found.status)}
+        self._calls[unique] = _Call(found.number, channel)
+        # The called GSM subscriber sees the SIM, never the caller on the SIP side.
+        return {"GOIP_LINE": str(found.number), "GOIP_SIM": found.sim.msisdn, "GOIP_NUMBER": found.party}
+
+    def _incoming(self, unique: str, channel: str, env: Mapping[str, str]) -> Variables:
+        rung = env.get("agi_extension", "")
+        line = next((each for each in self.box.lines if each.sim.msisdn == rung), None)
+        cli = env.get("agi_arg_2", "")
+        if line is None or not self.box.incoming(line.number, cli):
+            return {}
+        self._calls[unique] = _Call(line.number, channel)
+        account = next((name for name, lines in self._accounts.items() if line.number in lines), self.name)
+        return {
+            "GOIP_LINE": str(line.number),
+            "GOIP_ACCOUNT": account,
+            "GOIP_CLI": self._cid.apply(cli),
+            "GOIP_TO": _dialable(self._forward.get(line.number, "")) if self.plan.forward else "",
+        }
+
+    def _over(self, unique: str, cause: str) -> Variables:
+        call = self._calls.pop(unique, None)
+        if call is None:
+            return {}
+        number = int(cause) if cause.isascii() and cause.isdigit() and len(cause) < 4 else 0
+        refusal = self.box.hung_up(call.line, number or NORMAL_CLEARING)
+        return {"GOIP_STATUS": str(refusal.status)} if refusal else {}
+
+    def _on_progress(self, event: Fields) -> None:
+        call = self._calls.get(event.get("Uniqueid", ""))
+        if call is None:
+            return
+        match event.get("DialStatus", ""):
+            case "RINGING":
+                self.box.alerting(call.line)
+            case "ANSWER":
+                self.box.connected(call.line)
+
+    def _on_hangup(self, event: Fields) -> None:
+        call = self._calls.pop(event.get("Uniqueid", ""), None)
+        if call is not None:
+            self.box.hung_up(call.line, NORMAL_CLEARING)
+
+    def _on_registry(self, event: Fields) -> None:
+        account = event.get("Username", "").removeprefix("sip:").partition("@")[0]
+        for line in self._accounts.get(account, ()):
+            self.box.registered(line, event.get("Status") == "Registered")
+
+    def _lost(self) -> None:
+        self.broken = "its Asterisk closed the AMI connection"
+        for call in self._calls.values():
+            self.box.hung_up(call.line, NORMAL_CLEARING)
+        self._calls.clear()
+        self._notify()
+
+    # -- what the box wants --------------------------------------------------------------------------------
+
+    def _on_box(self, event: Event) -> None:
+        if isinstance(event, StateChanged):
+            self._notify()
+        if isinstance(event, DropWanted):
+            channel = next((call.channel for call in self._calls.values() if call.line == event.line), None)
+            if channel is not None:
+                self._orders.put_nowait(("Hangup", {"Channel": channel, "Cause": str(NORMAL_CLEARING)}))
+
+    def _command(self, channel: str, command: str) -> None:
+        self._orders.put_nowait(("AGI", {"Channel": channel, "Command": command}))
+
+    def _notify(self) -> None:
+        async def tell() -> None:
+            async with self._changed:
+                self._changed.notify_all()
+
+        task = asyncio.get_running_loop().create_task(tell())
+        self._told.add(task)
+        task.add_done_callback(self._told.discard)
+
+    async def _work(self) -> None:
+        """Orders one after the other: what is set has to be there before the channel goes on."""
+        while True:
+            action, fields = await self._orders.get()
+            with suppress(LabUnavailable):  # its channel may be gone meanwhile
+                await self._ami.order(action, **fields)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK)
+            self.box.tick()
+
+
+def _env(text: str) -> dict[str, str]:
+    """The AGI header block of an ``AsyncAGIStart``.
+
+    Of a name that is there twice the last value: a caller's name may hold line ends (``%0A`` in its SIP URI) and so
+    forge lines, but extension and arguments come after all that a caller writes.
+    """
+    found = {}
+    for line in unquote(text[:_MAX_ENV]).split("\n"):
+        name, colon, value = line.partition(": ")
+        if colon:
+            found[name] = value
+    return found
+
+
+def _dialable(number: str) -> str:
+    return "".join(character for character in number if character in "0123456789*#+")
