@@ -131,7 +131,8 @@ LAB_TRUNKS: dict[str, TrunkSettings] = {
     "intl": TrunkSettings(kind="intl_gateway"),
     "natl": TrunkSettings(kind="national", trusted=True),
     "ent": TrunkSettings(kind="enterprise", fail="closed", allocated=("0571865543*", "95201*")),
-    "goip1": TrunkSettings(kind="sim_gateway"),
+    # One's own gateway: what it asserts of a GSM caller (Remote-Party-ID) is believed.
+    "goip1": TrunkSettings(kind="sim_gateway", trusted=True),
 }
 
 

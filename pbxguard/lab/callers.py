@@ -41,6 +41,7 @@ class Placing:
         headers: More headers of the INVITE (SIPp only); a value may hold the line end and the blank of a folded line.
         session: Session name of the SDP, as it is (SIPp only).
         sdp: Put behind the last line of the SDP, as it is (SIPp only).
+        talk: False: the caller hangs up as soon as the call is answered.
         line: Of a gateway: the line whose SIM is rung, or whose account dials; None for any that is idle.
     """
 
@@ -57,6 +58,7 @@ class Placing:
     session: str = ""
     sdp: str = ""
     line: int | None = None
+    talk: bool = True
 
     @property
     def by_sipp(self) -> bool:
@@ -88,6 +90,7 @@ class _Originator:
             "LAB_DIAL": dial,
             "LAB_PATIENCE": f"{patience:g}",
             "LAB_LISTEN": f"{call.listen:g}",
+            "LAB_TALK": "1" if call.talk else "0",
         }
         try:
             await self._ami.order(
@@ -211,6 +214,12 @@ class Callers:
                 ami = await Ami.connect(caller.address, self._secret)
                 self._gateways[name] = await Gateway.open(name, plan, ami, caller.bank)
             return self._gateways[name]
+
+    def forget(self, name: str) -> None:
+        """Leave a gateway alone, because it is set up anew."""
+        gateway = self._gateways.pop(name, None)
+        if gateway is not None:
+            gateway.close()
 
     async def _originator(self, name: str) -> _Originator:
         async with self._connecting:

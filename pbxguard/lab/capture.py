@@ -1,9 +1,12 @@
-"""Watch the wire at the PBX while calls go on: tcpdump inside its container, one file at a time."""
+"""Watch the wire while calls go on: tcpdump inside an actor's container, one file at a time; and join such files."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import heapq
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
+
+import dpkt
 
 from pbxguard.errors import LabUnavailable
 from pbxguard.lab import topology
@@ -18,11 +21,11 @@ START_LIMIT = 10.0
 
 @asynccontextmanager
 async def capturing(engine: Engine, container: str, folder: Path, name: str) -> AsyncIterator[Path]:
-    """Capture SIP and RTP of the PBX in this block; yields the file, which is complete after the block.
+    """Capture SIP and RTP of an actor in this block; yields the file, which is complete after the block.
 
     Args:
-        engine: Where the PBX runs.
-        container: The PBX.
+        engine: Where it runs.
+        container: The actor.
         folder: The folder of the host that is ``/captures`` in the container.
         name: File name without suffix.
 
@@ -62,6 +65,26 @@ async def capturing(engine: Engine, container: str, folder: Path, name: str) -> 
     finally:
         for leftover in (log, pid_file):
             leftover.unlink(missing_ok=True)
+
+
+def join(paths: Sequence[Path], target: Path) -> None:
+    """Write captures of several actors as one, in order of time. What one of them has twice stays so.
+
+    Raises:
+        LabUnavailable: They have different link types, or one is no capture.
+    """
+    with ExitStack() as stack:
+        try:
+            readers = [dpkt.pcap.Reader(stack.enter_context(path.open("rb"))) for path in paths]
+        except (OSError, ValueError, dpkt.dpkt.Error) as error:
+            raise LabUnavailable(f"a capture of {', '.join(p.name for p in paths)} is damaged: {error}") from error
+        links = {reader.datalink() for reader in readers}
+        if len(links) != 1:
+            raise LabUnavailable(f"captures of different link types cannot be joined: {sorted(links)}")
+        with target.open("wb") as file:
+            writer = dpkt.pcap.Writer(file, snaplen=_SNAP_LENGTH, linktype=links.pop())
+            for at, packet in heapq.merge(*readers, key=lambda record: float(record[0])):
+                writer.writepkt(packet, ts=float(at))
 
 
 def _said(log: Path) -> str:

@@ -21,6 +21,11 @@ from pbxguard.lab.wire import Capture, Leg, SipMessage
 from pbxguard.pbx.address import uri_user
 from pbxguard.store import DecisionRow
 
+#: Plain values of ``Expect`` that count where the scenario names them.
+_ASKED_WHERE_SAID = (
+    "labels", "two_way_audio", "cli_class", "cli", "shown", "origin_status", "origin_heard", "origin_codec"
+)  # fmt: skip
+
 TAG = "X-Pbxguard-Call"
 #: Names of the markers that the two ends play, as references.
 CALLER, CALLEE = "marker caller", "marker callee"
@@ -77,6 +82,13 @@ class Observed:
         leaked: Name of a prompt that the callee heard, or the caller of an answered call; "" when none was.
         audio_ms: From the INVITE to the first packet that the caller was sent, None when there was none.
         total_ms: From the INVITE to the last message of the caller's leg.
+        origin_status: Final status at the first leg of a call through a gateway: what the GSM caller's network, or
+            the switch abroad, got in the end.
+        origin_heard: What was heard there in one word, against the callee's marker where the call was answered, else
+            against the prompt that the guard chose; "" for a call without such a leg.
+        origin_score: How well that matched, 0 to 1.
+        origin_codec: Of the audio that came there.
+        origin_pieces: Every prompt and marker that was heard there.
     """
 
     verdict: str
@@ -108,6 +120,11 @@ class Observed:
     leaked: str = ""
     audio_ms: float | None = None
     total_ms: float | None = None
+    origin_status: int | None = None
+    origin_heard: str = ""
+    origin_score: float = 0.0
+    origin_codec: str = ""
+    origin_pieces: tuple[Piece, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,25 +163,38 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Legs:
-    """The two legs of a call through the PBX; the second is None when nobody was called."""
+    """The legs of a call.
+
+    Attributes:
+        caller: Into the PBX; of a call that never reached it, its first leg.
+        callee: From the PBX to a telephone; None when nobody was called.
+        origin: The first leg of a call through a gateway, where its caller is.
+        reached: The call reached the PBX.
+    """
 
     caller: Leg
     callee: Leg | None
+    origin: Leg | None = None
+    reached: bool = True
 
 
 def legs_of(capture: Capture, tag: str) -> Legs | None:
-    """The legs of the call with that tag, or None when its INVITE never reached the PBX."""
+    """The legs of the call with that tag, or None when there is no INVITE with it."""
     tagged = [leg for leg in capture.calls().values() if leg.invite is not None and leg.invite.header(TAG) == tag]
+    first = min(tagged, key=lambda leg: leg.invite.at, default=None)
     pbx = topology.PBX_ADDRESSES
     inbound = [leg for leg in tagged if leg.invite is not None and leg.invite.destination[0] in pbx]
     outbound = [leg for leg in tagged if leg.invite is not None and leg.invite.source[0] in pbx]
-    return Legs(inbound[0], outbound[0] if outbound else None) if inbound else None
+    if not inbound:
+        return None if first is None else Legs(first, None, first, reached=False)
+    origin = first if first is not inbound[0] else None
+    return Legs(inbound[0], outbound[0] if outbound else None, origin)
 
 
 def messages_of(capture: Capture, legs: Legs) -> list[SipMessage]:
     """The messages of the call on all its legs, in order of time; a ring group has several legs to telephones."""
     tag = legs.caller.invite.header(TAG)
-    of_call = {leg.call_id for leg in (legs.caller, legs.callee) if leg is not None}
+    of_call = {leg.call_id for leg in (legs.caller, legs.callee, legs.origin) if leg is not None}
     if tag is not None:
         of_call |= {leg.call_id for leg in capture.calls().values() if leg.invite.header(TAG) == tag}
     return [message for message in capture.messages if message.call_id in of_call]
@@ -189,10 +219,13 @@ def observe(legs: Legs, decision: DecisionRow | None, prompt_dir: Path) -> Obser
         callee_pieces = _pieces(to_callee)
     heard_by_caller = to_caller.scores.get(CALLEE, 0.0) if legs.callee is not None else 0.0
     heard_by_callee = to_callee.scores.get(CALLER, 0.0)
+    origin = Heard(Sound.NOTHING)
+    if legs.origin is not None:
+        origin = listening.listen(legs.origin.audio_to_caller(), references | _marker(CALLEE), wanted)
     leaks = [piece.name for piece in (*(pieces if caller.answered else ()), *callee_pieces) if piece.language]
     return Observed(
-        verdict=decision.verdict if decision else "failed",
-        reason=str(decision.reason) if decision else "guard_failed",
+        verdict=decision.verdict if decision else "failed" if legs.reached else "none",
+        reason=str(decision.reason) if decision else "guard_failed" if legs.reached else "",
         sip_status=caller.final_status,
         answered=caller.answered,
         callee_rang=legs.callee is not None and (legs.callee.rang or legs.callee.answered),
@@ -223,7 +256,17 @@ def observe(legs: Legs, decision: DecisionRow | None, prompt_dir: Path) -> Obser
         leaked=leaks[0] if leaks else "",
         audio_ms=_since_invite(caller, min((stream.at for stream in caller.streams_to_caller), default=None)),
         total_ms=_since_invite(caller, caller.messages[-1].at),
+        origin_status=legs.origin.final_status if legs.origin is not None else None,
+        origin_heard=str(origin.sound) if legs.origin is not None else "",
+        origin_score=round(max((origin.scores.get(name, 0.0) for name in wanted), default=0.0), 3),
+        origin_codec=_codec(legs.origin),
+        origin_pieces=_pieces(origin),
     )
+
+
+def _codec(leg: Leg | None) -> str:
+    """Of the audio to the caller of that leg."""
+    return next((stream.codec for stream in leg.streams_to_caller), "") if leg is not None else ""
 
 
 def _since_invite(leg: Leg, at: float | None) -> float | None:
@@ -264,7 +307,7 @@ def faults(expected: Expect, observed: Observed, *, wanted_languages: tuple[str,
         want, got = getattr(expected, name), getattr(observed, name)
         if want != got:
             wrong.append(f"{name}: expected {want}, observed {got}")
-    for name in ("labels", "two_way_audio", "cli_class", "cli", "shown"):
+    for name in _ASKED_WHERE_SAID:
         want, got = getattr(expected, name), getattr(observed, name)
         if want is not None and want != got:
             wrong.append(f"{name}: expected {want}, observed {got}")
@@ -328,6 +371,9 @@ def write(
         heard.write_wav(folder / "heard-by-caller.wav", sound if len(sound) else np.zeros(1, np.int16))
         if legs.callee is not None:
             heard.write_wav(folder / "heard-by-callee.wav", legs.callee.audio_to_callee())
+        if legs.origin is not None:
+            sound = legs.origin.audio_to_caller()
+            heard.write_wav(folder / "heard-by-origin.wav", sound if len(sound) else np.zeros(1, np.int16))
     if decision is not None:
         _write_json(folder / "decision.json", asdict(decision))
     _write_json(folder / "result.json", evidence.as_json())

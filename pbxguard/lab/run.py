@@ -8,7 +8,7 @@ import secrets
 import shutil
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -20,8 +20,9 @@ from pbxguard.config import Settings
 from pbxguard.errors import LabUnavailable, PbxguardError
 from pbxguard.lab import evidence, expectations
 from pbxguard.lab.callers import Callers, Placing
-from pbxguard.lab.capture import capturing
+from pbxguard.lab.capture import capturing, join
 from pbxguard.lab.evidence import Evidence, Observed
+from pbxguard.lab.goip.plan import GatewayPlan
 from pbxguard.lab.room import CALLS
 from pbxguard.lab.scenario import CallStep, Expect, Given, Scenario, Step
 from pbxguard.lab.topology import members, number_of
@@ -139,6 +140,9 @@ class Stage:
             headers=step.headers,
             session=step.session,
             sdp=step.sdp,
+            line=step.line,
+            listen=step.listen,
+            talk=step.talk,
         )
         captures = self.world.root / "captures"
         # A telephone takes one call at a time; a second one would be busy, whatever the verdict.
@@ -147,14 +151,20 @@ class Stage:
         async with AsyncExitStack() as stack:
             for number in sorted(lines):
                 await stack.enter_async_context(self._lines[number])
-            path = await stack.enter_async_context(capturing(self.world.engine, self.world.watcher, captures, tag))
+            watched = {self.world.watcher: tag} | {
+                self.world.container(actor): f"{tag}-{actor}" for actor in self.world.net.before_pbx(step.trunk)
+            }
+            paths = [
+                await stack.enter_async_context(capturing(self.world.engine, container, captures, name))
+                for container, name in watched.items()
+            ]
             try:
                 await self.callers.place(placing)
             except PbxguardError as error:
                 # What was on the wire until then says why.
                 broken = (str(error),)
         pcap = folder / "call.pcap"
-        await asyncio.to_thread(_move, path, pcap)
+        await asyncio.to_thread(_keep, paths, pcap)
         return await self._gather(tag, pcap, step, scenario, title, expected, broken, wait_decision=wait_decision)
 
     async def _gather(
@@ -164,10 +174,11 @@ class Stage:
         capture = await asyncio.to_thread(Capture.load, pcap)
         legs = evidence.legs_of(capture, tag)
         if legs is None:
-            lost = (*broken, "INVITE: expected at the PBX, observed none")
+            lost = (*broken, "INVITE: expected at the PBX, observed none anywhere")
             return Evidence(scenario, title, "", step, expected, _NOTHING, lost, pcap.parent)
         call_id = legs.caller.call_id
         # Without a handler there must be no decision: what the call met then is the dialplan's own policy.
+        wait_decision = wait_decision and legs.reached
         decision = await self._decision(call_id) if wait_decision else self._stored(call_id)
         prompt_dir = prompts.prompt_dir(self.settings.prompts)
         observed = await asyncio.to_thread(evidence.observe, legs, decision, prompt_dir)
@@ -186,7 +197,7 @@ class Stage:
 
     def _declared(self, expected: Expect) -> Expect:
         """What is expected of this PBX: another status only where its capabilities declare one."""
-        if self.world.pbx == "asterisk" or expected.sip_status < 300 or expected.reason == "guard_failed":
+        if self.world.pbx == "asterisk" or expected.sip_status < 300 or expected.reason in ("", "guard_failed"):
             return expected
         status, _ = refusal(self.pack.reason_group(expected.reason), FREESWITCH)
         same, _ = refusal(self.pack.reason_group(expected.reason), ASTERISK)
@@ -273,6 +284,17 @@ class Stage:
                 )
                 for each in given.bindings
             )
+
+    async def set_up(self, gateways: Mapping[str, GatewayPlan]) -> None:
+        """Have the gateways run with these settings, those that are not named as the lab has them."""
+        for caller in self.world.net.callers:
+            wanted = caller.gateway
+            if wanted is not None and caller.name in gateways:
+                said = gateways[caller.name].model_dump(exclude_unset=True)
+                wanted = GatewayPlan.model_validate(wanted.model_dump() | said)
+            if wanted is not None and wanted != self.world.gateways[caller.name]:
+                self.callers.forget(caller.name)
+                await _finished(partial(self.world.gateway, caller.name, wanted))
 
     def disturbed(self, how: str) -> AbstractContextManager[None]:
         """The handler killed or frozen in this block."""
@@ -374,6 +396,7 @@ class _Deal:
                 async with asyncio.TaskGroup() as group:
                     for _ in range(min(at_once, len(left))):
                         group.create_task(self._take(stage, left))
+                await stage.set_up({})
             self._watch.say(world.net.index, "done")
 
     async def play_beside(self, world: World, *, alone_first: bool) -> None:
@@ -436,8 +459,12 @@ async def _run_one(stage: Stage, scenario: Scenario, root: Path, watch: Watch) -
 
     found: list[Evidence] = []
     steps = list(enumerate(scenario.step, start=1))
+    gateways: dict[str, GatewayPlan] = {}
     for batch in [steps] if scenario.together else [[step] for step in steps]:
         given = batch[0][1].given
+        if scenario.alone:
+            gateways.update((str(name), plan) for name, plan in given.gateway.items())
+            await stage.set_up(gateways)
         handler = given.handler
         await asyncio.to_thread(stage.give, given)
         disturbance = stage.disturbed(handler)
@@ -480,7 +507,12 @@ def _first(error: BaseException) -> BaseException:
     return error
 
 
-def _move(source: Path, target: Path) -> None:
+def _keep(captures: Sequence[Path], target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
+    if len(captures) > 1:
+        join(captures, target)
+        for path in captures:
+            path.unlink()
+        return
     # The lab's state and the evidence may be on different file systems.
-    shutil.move(source, target)
+    shutil.move(captures[0], target)

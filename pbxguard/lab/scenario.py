@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from pbxguard import prompts
 from pbxguard.errors import BadInput, UnknownName
+from pbxguard.lab.goip.plan import MAX_LINES, GatewayPlan
 from pbxguard.lab.listening import Sound
 from pbxguard.lab.topology import CALLERS, GROUPS, PHONES, number_of
 
@@ -71,12 +72,15 @@ class Given(_Part):
         lists: List entries; without ``subscriber`` they hold for all.
         bindings: Privacy numbers.
         handler: ``running``, ``killed`` (SIGKILL: nothing listens) or ``frozen`` (SIGSTOP: it accepts and is silent).
+        gateway: Settings of the lab's GOIP gateways, by name; they hold until the scenario ends. What is not said is
+            as the lab has it.
     """
 
     registry: tuple[ConsentGiven, ...] = ()
     lists: tuple[EntryGiven, ...] = ()
     bindings: tuple[BindingGiven, ...] = ()
     handler: Literal["running", "killed", "frozen"] = "running"
+    gateway: dict[Literal["goip1", "goip2"], GatewayPlan] = {}
 
 
 class CallStep(_Part):
@@ -93,6 +97,9 @@ class CallStep(_Part):
         headers: More headers of the INVITE.
         session: Session name of the offer, exactly as it is.
         sdp: Put behind the last line of the offer, exactly as it is.
+        line: Of a gateway: which line's SIM is rung, or which line's account dials; left out, any that is idle.
+        talk: False: the caller hangs up as soon as the call is answered, for what does not ask who heard what.
+        listen: Seconds that the caller of an answered call listens after its own marker.
     """
 
     cli: str
@@ -105,6 +112,9 @@ class CallStep(_Part):
     headers: dict[str, str] = {}
     session: str = ""
     sdp: str = ""
+    line: Annotated[int, Field(ge=1, le=MAX_LINES)] | None = None
+    talk: bool = True
+    listen: Annotated[float, Field(ge=0, le=60)] = 1.0
 
     @property
     def number(self) -> str:
@@ -132,8 +142,10 @@ class Expect(_Part):
     """What must be observed; what is left out is not asked.
 
     Attributes:
-        verdict: Of the guard; ``failed`` when it gave none and the trunk's failure policy decided.
-        reason: The verdict's reason; ``guard_failed`` when there was no verdict.
+        verdict: Of the guard; ``failed`` when it gave none and the trunk's failure policy decided, ``none`` for a
+            call that never reached the PBX.
+        reason: The verdict's reason; ``guard_failed`` when there was no verdict, "" for a call that never reached
+            the PBX.
         sip_status: The final status that the caller saw; 487 for a call that the caller gave up.
         answered: The call was connected.
         callee_rang: A telephone rang.
@@ -149,6 +161,10 @@ class Expect(_Part):
         heard: What the caller heard of the prompt that the guard chose, or of the callee's marker when answered:
             ``whole``, ``cut``, ``gaps``, ``wrong`` (another prompt), ``noise``, ``other``, ``silence``, ``nothing``.
         callee_heard: The same of what the callee heard of the caller's marker.
+        origin_status: Final status at the first leg of a call through a gateway: what the GSM caller's network, or
+            the switch abroad, got.
+        origin_heard: The same as ``heard`` at that first leg, through every codec on the way.
+        origin_codec: Of the audio that came there: ``GSM`` on a GSM leg.
         rang: Names of exactly the telephones that rang, in any order.
         by: Until when it happened, in seconds.
         headers: ``"603.Reason" = "regex"``: of a message (status, ``4xx``, or method) on the caller's leg, or on the
@@ -160,8 +176,8 @@ class Expect(_Part):
             Asterisk's (``ANSWERED``, ``NO ANSWER``, ``FAILED``), ``cause`` FreeSWITCH's.
     """
 
-    verdict: Literal["allow", "block", "failed"]
-    reason: str
+    verdict: Literal["allow", "block", "failed", "none"]
+    reason: str = ""
     sip_status: int
     answered: bool = False
     callee_rang: bool = False
@@ -176,6 +192,9 @@ class Expect(_Part):
     cli: str | None = None
     heard: Sound | None = None
     callee_heard: Sound | None = None
+    origin_status: int | None = None
+    origin_heard: Sound | None = None
+    origin_codec: str | None = None
     rang: tuple[str, ...] | None = None
     by: By = By()
     headers: dict[str, str | bool] = {}
@@ -387,6 +406,8 @@ def _scenarios(path: Path, values: Mapping[str, Any]) -> Iterator[Scenario]:
             raise BadInput(f"{path}: no [[step]]: a scenario places at least one call")
         if not file.alone and any(step.given.handler != "running" for step in steps):
             raise BadInput(f"{path}: a step disturbs the handler, so the file needs `alone = true`")
+        if not file.alone and any(step.given.gateway for step in steps):
+            raise BadInput(f"{path}: a step sets a gateway up, so the file needs `alone = true`")
         yield Scenario(
             name=f"{path.stem}.{number}" if others else path.stem,
             title=_titled(file.title, others),
@@ -460,14 +481,19 @@ def _step(step: StepInFile, file: ScenarioFile, where: str, chosen: Mapping[str,
         headers[f"{who}:{message}.{header}"] = wanted
     return Step(
         title=_titled(step.title or file.title, chosen),
-        given=Given(
-            registry=tuple(each.model_copy(update={"number": cast.phone(each.number)}) for each in given.registry),
-            lists=tuple(
-                each.model_copy(update={"subscriber": cast.phone(each.subscriber) if each.subscriber else None})
-                for each in given.lists
-            ),
-            bindings=tuple(each.model_copy(update={"callee": cast.phone(each.callee)}) for each in given.bindings),
-            handler=given.handler,
+        given=given.model_copy(
+            update={
+                "registry": tuple(
+                    each.model_copy(update={"number": cast.phone(each.number)}) for each in given.registry
+                ),
+                "lists": tuple(
+                    each.model_copy(update={"subscriber": cast.phone(each.subscriber) if each.subscriber else None})
+                    for each in given.lists
+                ),
+                "bindings": tuple(
+                    each.model_copy(update={"callee": cast.phone(each.callee)}) for each in given.bindings
+                ),
+            }
         ),
         call=cast.call(step.call),
         expect=expect.model_copy(

@@ -135,6 +135,13 @@ class Topology:
                 return caller
         raise KeyError(name)
 
+    def before_pbx(self, trunk: str) -> tuple[str, ...]:
+        """Who carries a call of that trunk before the PBX does, the first one first; nobody for a carrier's."""
+        caller = self.caller(trunk)
+        if caller.gateway is None:
+            return ()
+        return (MOBILE,) if caller.registers_at == "pbx" else (caller.registers_at, MOBILE)
+
     @cached_property
     def phones(self) -> "tuple[Phone, ...]":
         """The subscribers' telephones."""
@@ -172,9 +179,10 @@ CALLERS = (
         "goip1", "sim_gateway", HOME.carrier[31], "", gateway=GatewayPlan(caller_id=CallerId.FROM),
         registers_at="pbx",
     ),
+    # The switch abroad that uses the box below.
+    Caller("overseas", "", HOME.carrier[41], "softswitch", calls=False),
     # A SIM box: callers abroad reach the country through it, and the PBX sees a mobile caller on trunk natl.
     Caller("goip2", "", HOME.carrier[32], "", gateway=GatewayPlan(), registers_at="overseas", bank=1),
-    Caller("overseas", "", HOME.carrier[41], "softswitch", calls=False),
 )  # fmt: skip
 
 PHONES = (

@@ -139,15 +139,7 @@ class World:
             if listen:
                 self.engine.network(self.container("listen"), self.net.listen, internal=False)
             containers = self._containers(folders, listen)
-            pbx, *others = containers
-            started = [pbx.name] if self.engine.start(pbx) else []
-            # A telephone that finds nobody at its first try registers again only after a while.
-            wait_until(self._booted, 20, "the PBX to start")
-            # A new PBX knows no telephone, and those that registered at the old one would wait for a minute.
-            fresh = bool(started)
-            # One after the other: Engine 20.10 loses count of a network's endpoints when several are made at once
-            # and then never lets the network go ("has active endpoints").
-            started += [c.name for c in others if self._wanted() and self.engine.start(c, anew=fresh)]
+            started = self._start(*containers)
             if started:
                 self.say(
                     f"started {', '.join(started)}" if self.net.index == 0 else f"started world {self.net.index}"
@@ -158,6 +150,22 @@ class World:
                     self.handler.start(self.state)
                     self.say(f"started the handler on {self.handler.address[0]}:{self.handler.address[1]}")
             self._wait_ready()
+
+    def _start(self, pbx: Container, *others: Container) -> list[str]:
+        """Have these running; names of those that were not."""
+        started = [pbx.name] if self.engine.start(pbx) else []
+        # A telephone that finds nobody at its first try registers again only after a while.
+        wait_until(self._booted, 20, "the PBX to start")
+        # A new PBX knows no telephone, and those that registered at the old one would wait for a minute; so would a
+        # gateway whose registrar is new.
+        fresh = bool(started)
+        registrars = {self.container(c.name): self.container(c.registers_at) for c in self.net.callers}
+        # One after the other: Engine 20.10 loses count of a network's endpoints when several are made at once
+        # and then never lets the network go ("has active endpoints").
+        for one in others:
+            if self._wanted() and self.engine.start(one, anew=fresh or registrars.get(one.name) in started):
+                started.append(one.name)
+        return started
 
     def down(self) -> int:
         """Take the world down, its handler too; world 0 with every other of the lab. How many things that were.

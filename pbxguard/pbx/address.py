@@ -55,15 +55,18 @@ def caller_user(address: str, *, raw: bool = False) -> str:
     return one_spelling(unquote(user) if raw else user)
 
 
-def asserted_user(pai: str, rpid: str, *, raw: bool = False) -> str | None:
+def asserted_user(pai: str, rpid: str, sender: str = "", *, raw: bool = False) -> str | None:
     """The user part of what the network says of the caller: P-Asserted-Identity, else Remote-Party-ID, else None.
 
-    Of Remote-Party-ID (draft-ietf-sip-privacy-04) only one about the caller counts, and not one of which its sender
-    says that nobody verified it (``screen=no``): that is no more than From. Who sent it is judged elsewhere.
+    Of Remote-Party-ID (draft-ietf-sip-privacy-04) only one about the caller counts. One of which its sender says that
+    nobody verified it (``screen=no``) is no more than From, so it counts only where From has no number: there a GOIP
+    gateway writes its account, and the GSM caller here (GoIP User Manual, "Use Remote Party ID"). Who sent it is
+    judged elsewhere.
 
     Args:
         pai: P-Asserted-Identity, a name-addr or, as FreeSWITCH hands it on, the user part alone.
         rpid: Remote-Party-ID.
+        sender: The user part of From.
         raw: As in ``caller_user``.
     """
     if pai:
@@ -71,7 +74,8 @@ def asserted_user(pai: str, rpid: str, *, raw: bool = False) -> str | None:
             return caller_user(pai, raw=raw) or None
         return one_spelling(pai) or None
     said = rpid.rpartition(">")[2].lower().replace(" ", "").split(";")
-    if not rpid or "screen=no" in said or "party=called" in said:
+    unverified = "screen=no" in said and sender.removeprefix("+").isdecimal()
+    if not rpid or unverified or "party=called" in said:
         return None
     return caller_user(rpid, raw=raw) or None
 

@@ -107,14 +107,15 @@ def call_from_agi(request: AgiRequest, trunk: Trunk, at: datetime) -> Call:
     def text(name: str, limit: int = 200) -> str:
         return query.get(name, "")[:limit]
 
+    cli = caller_user(text("from", 400)) if "from" in query else text("cli")
     return Call(
         call_id=text("call_id"),
         at=at,
         trunk=trunk,
-        cli=caller_user(text("from", 400)) if "from" in query else text("cli"),
+        cli=cli,
         callee=text("callee"),
         display_name=text("name", 80),
-        asserted=asserted_user(text("pai"), text("rpid"), raw=True),
+        asserted=asserted_user(text("pai"), text("rpid"), cli, raw=True),
         diverted_by=diverted_by(text("div", 400), raw=True),
         user_agent=text("ua", 100),
         source=text("source", 64),

@@ -249,17 +249,19 @@ def call_from_esl(event: dict[str, str], trunk: Trunk, at: datetime) -> Call:
         return event.get(name, "")[:limit]
 
     diversion = event.get("variable_sip_h_Diversion", "")[-400:]
+    # Not sip_from_user: FreeSWITCH decodes it and cuts it at the first odd character.
+    cli = _caller(event)
     return Call(
         call_id=text("variable_sip_call_id"),
         at=at,
         trunk=trunk,
-        # Not sip_from_user: FreeSWITCH decodes it and cuts it at the first odd character.
-        cli=_caller(event),
+        cli=cli,
         callee=text("variable_pbxguard_callee", 64) or text("variable_sip_req_user", 64),
         display_name=text("variable_sip_from_display", 64),
         asserted=asserted_user(
             event.get("variable_sip_P-Asserted-Identity", "")[-200:],
             event.get("variable_sip_Remote-Party-ID", "")[-200:],
+            cli,
         ),
         diverted_by=diverted_by(diversion),
         user_agent=text("variable_sip_user_agent", 60),

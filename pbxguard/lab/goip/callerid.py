@@ -9,7 +9,7 @@ from pbxguard.errors import BadInput
 __all__ = ["CidPrefix"]
 
 MAX_RULES = 20
-_RULE = re.compile(r"(?P<begin>[0-9+]{0,20}):(?:-(?P<less>[0-9+]{1,20}))?(?:\+(?P<more>[0-9+]{1,20}))?")
+_RULE = re.compile(r"(?P<begin>[0-9+]{0,20}):(?:-(?P<less>\+?[0-9]{1,20}))?(?:\+(?P<more>\+?[0-9]{1,20}))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,8 @@ class CidPrefix:
     """Rules ``a:-b+c``, split by ``|``: a number that begins with *a* loses the prefix *b* and gets *c* before it.
 
     ``9:-9+852`` makes 85226124567 of 926124567 (GoIP User Manual, "CID Prefix"; the number of its own example has a
-    digit too many), ``1:+86|0:-0+86`` E.164 of national numbers. The first rule that fits counts (assumed: the manual
+    digit too many), ``1:++86|0:-0++86`` E.164 of national
+    numbers. The first rule that fits counts (assumed: the manual
     does not say); an empty *a* fits every number.
 
     Attributes:
