@@ -100,6 +100,7 @@ def write(
     heard.write_wav(markers / "caller.wav", heard.marker("caller"))
     # baresip hangs up at the end of its file, so the callee goes on with silence.
     silence = np.zeros(CALLEE_SILENCE * heard.RATE, np.int16)
+    heard.write_wav(markers / "answering.wav", heard.marker("callee"))
     heard.write_wav(markers / "callee.wav", np.concatenate([heard.marker("callee"), silence]))
     _mirror(prompts.prompt_dir(settings.prompts), root / "prompts", "*/*.wav")
     _mirror(DIALPLANS / "asterisk", root / "dialplan", "*.conf")
@@ -168,6 +169,7 @@ def _pbx(
             "rtp_first": str(first),
             "rtp_last": str(last),
             "ami": "no",
+            "answering": topology.ANSWERING,
             "secret": passwords.ami,
             "nat": nat,
             "guard": f"{guard[0]}:{guard[1]}",
@@ -210,6 +212,7 @@ def _freeswitch(folder: Path, passwords: Secrets, settings: Settings, net: Topol
     values = {
         "rtp_first": str(first),
         "rtp_last": str(last),
+        "answering": topology.ANSWERING,
         "secret": passwords.ami,
         "carrier_address": str(net.pbx_carrier),
         "access_address": str(net.pbx_access),
@@ -337,7 +340,7 @@ def _account(name: str, password: str, context: str) -> str:
         f"rtp_symmetric = yes\nsuppress_q850_reason_headers = yes\nauth = {name}\naors = {name}\n"
         "identify_by = auth_username,username\n"
         f"[{name}]\ntype = auth\nauth_type = digest\nusername = {name}\npassword = {password}\n"
-        f"[{name}]\ntype = aor\nmax_contacts = 1\nremove_existing = yes\n"
+        f"[{name}]\ntype = aor\nmax_contacts = 1\nremove_existing = yes\nminimum_expiration = 10\n"
     )
 
 
@@ -399,7 +402,7 @@ def _line_account(
     return found + (
         f"[{name}]\ntype = registration\noutbound_auth = {name}\nserver_uri = sip:{registrar}\n"
         f"client_uri = sip:{name}@{registrar}\ncontact_user = {name}\nretry_interval = 5\n"
-        "forbidden_retry_interval = 5\nfatal_retry_interval = 5\nmax_retries = 100000\n"
+        "max_random_initial_delay = 0\nforbidden_retry_interval = 5\nfatal_retry_interval = 5\nmax_retries = 100000\n"
         f"expiration = {plan.register_s or plan.image.register_s.value or 3600}\nline = yes\nendpoint = {name}\n"
     )
 

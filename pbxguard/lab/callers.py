@@ -42,6 +42,7 @@ class Placing:
         session: Session name of the SDP, as it is (SIPp only).
         sdp: Put behind the last line of the SDP, as it is (SIPp only).
         talk: False: the caller hangs up as soon as the call is answered.
+        dtmf: Digits that the caller of an answered call types first.
         line: Of a gateway: the line whose SIM is rung, or whose account dials; None for any that is idle.
     """
 
@@ -59,6 +60,7 @@ class Placing:
     sdp: str = ""
     line: int | None = None
     talk: bool = True
+    dtmf: str = ""
 
     @property
     def by_sipp(self) -> bool:
@@ -90,6 +92,7 @@ class _Originator:
             "LAB_DIAL": dial,
             "LAB_PATIENCE": f"{patience:g}",
             "LAB_LISTEN": f"{call.listen:g}",
+            "LAB_DTMF": call.dtmf,
             "LAB_TALK": "1" if call.talk else "0",
         }
         try:

@@ -143,6 +143,7 @@ class Stage:
             line=step.line,
             listen=step.listen,
             talk=step.talk,
+            dtmf=step.dtmf,
         )
         captures = self.world.root / "captures"
         # A telephone takes one call at a time; a second one would be busy, whatever the verdict.

@@ -98,6 +98,7 @@ class CallStep(_Part):
         session: Session name of the offer, exactly as it is.
         sdp: Put behind the last line of the offer, exactly as it is.
         line: Of a gateway: which line's SIM is rung, or which line's account dials; left out, any that is idle.
+        dtmf: Digits that the caller of an answered call types, before its marker.
         talk: False: the caller hangs up as soon as the call is answered, for what does not ask who heard what.
         listen: Seconds that the caller of an answered call listens after its own marker.
     """
@@ -113,6 +114,7 @@ class CallStep(_Part):
     session: str = ""
     sdp: str = ""
     line: Annotated[int, Field(ge=1, le=MAX_LINES)] | None = None
+    dtmf: Annotated[str, Field(pattern=r"^[0-9*#A-D]{0,32}$")] = ""
     talk: bool = True
     listen: Annotated[float, Field(ge=0, le=60)] = 1.0
 

@@ -195,6 +195,9 @@ PHONES = (
     Phone("13904510011", "engineer-hlj", "cm", "heilongjiang", "zh"),
 )
 
+#: A service of the PBX that answers any number of callers at once.
+ANSWERING = "198"
+
 GROUPS = (Group("199", "family", ("zhang", "li")),)
 
 
