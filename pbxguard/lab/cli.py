@@ -411,7 +411,7 @@ def _rows(calls: Sequence[Evidence], pack: str) -> tuple[tuple[str, ...], list[t
             report.callee_words(call),
             report.heard_words(call),
             call.observed.verdict,
-            f"{report.why_words(call, pack)} ({call.observed.reason})",
+            report.why_words(call, pack) + (f" ({call.observed.reason})" if call.observed.reason else ""),
         )
         for call in calls
     ]
@@ -439,7 +439,8 @@ def _cell(call: Evidence | None) -> str:
     if call is None:
         return "(not for this PBX)"
     mark = "✓" if call.passed else "✗"
-    return f"{mark} {call.observed.verdict} ({call.observed.reason}), {report.heard_words(call)}"
+    why = f" ({call.observed.reason})" if call.observed.reason else ""
+    return f"{mark} {call.observed.verdict}{why}, {report.heard_words(call)}"
 
 
 def _finish(result: Run, app: App) -> NoReturn:

@@ -49,6 +49,9 @@ def write(run: Run, pack_id: str) -> None:
 def heard_words(call: Evidence) -> str:
     """What the caller heard, in words."""
     seen = call.observed
+    if seen.verdict == "none":
+        answered = "answered by the gateway" if seen.answered else f"SIP {seen.sip_status} of the gateway"
+        return f"{answered}; the PBX got no call" if seen.sip_status else "no final answer"
     if seen.answered:
         return "the callee" + (", both heard each other" if seen.two_way_audio else "")
     words = f"SIP {seen.sip_status}" if seen.sip_status else "no final answer"
@@ -68,6 +71,8 @@ def why_words(call: Evidence, pack_id: str) -> str:
     """The reason in plain English, its first sentence."""
     if call.observed.reason == "guard_failed":
         return "The handler gave no verdict; the trunk's failure policy decided."
+    if call.observed.verdict == "none":
+        return "The call never reached the PBX."
     try:
         return load_pack(pack_id).text(call.observed.reason, "en").partition(". ")[0].rstrip(".") + "."
     except KeyError:
@@ -234,4 +239,4 @@ def _audio(who: str, samples: Samples, sound: str, pieces: tuple[Piece, ...]) ->
     spans = [(piece.sound, *piece.span, evidence.heard_words(piece)) for piece in pieces]
     spans += [("gap", begin, end, "not heard") for piece in pieces for begin, end in piece.gaps]
     opus = base64.b64encode(codecs.ogg_opus(samples)).decode() if len(samples) else ""
-    return _Audio(who, f"heard-by-{who}.wav", sound, drawing.draw_wave(samples, spans), opus, pieces)
+    return _Audio(show.PARTIES[who], f"heard-by-{who}.wav", sound, drawing.draw_wave(samples, spans), opus, pieces)

@@ -117,18 +117,27 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
+#: Who is listened to, by the name in the evidence's files.
+PARTIES = {
+    "caller": "the caller",
+    "callee": "the callee",
+    "origin": "the caller at the other end of the gateway",
+}
+
+
 def timeline(bundle: Bundle) -> Iterator[str]:
     """What each party heard, one line a prompt or marker, drawn over the time of the audio."""
     seen = bundle.result.get("observed") or {}
     for who, sound, pieces in (
         ("caller", seen.get("heard"), seen.get("pieces")),
         ("callee", seen.get("callee_heard"), seen.get("callee_pieces")),
+        ("origin", seen.get("origin_heard"), seen.get("origin_pieces")),
     ):
         wav = bundle.folder / f"heard-by-{who}.wav"
         if not sound or not wav.is_file():
             continue
         seconds = len(heard.load_wav(wav)) / heard.RATE
-        yield f"the {who} heard: {sound} ({seconds:.2f} s of audio, {wav.name})"
+        yield f"{PARTIES[who]} heard: {sound} ({seconds:.2f} s of audio, {wav.name})"
         for piece in pieces or []:
             begin, end = piece["span"]
             name = f"{piece['name']} {piece['language']}".strip()
