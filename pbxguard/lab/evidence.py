@@ -112,7 +112,11 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """One call: what was observed, and where the files are."""
+    """One call: what was observed, and where the files are.
+
+    Attributes:
+        disturbed: What befell links and programs meanwhile, one line each.
+    """
 
     scenario: str
     title: str
@@ -122,6 +126,7 @@ class Evidence:
     observed: Observed
     faults: tuple[str, ...]
     folder: Path | None = None
+    disturbed: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -141,6 +146,7 @@ class Evidence:
             "observed": asdict(self.observed),
             "passed": self.passed,
             "faults": list(self.faults),
+            "disturbed": list(self.disturbed),
         }
 
 

@@ -153,7 +153,7 @@ class World:
                 if not self.handler.healthy(self.state):
                     self.handler.start(self.state)
                     self.say(f"started the handler on {self.handler.address[0]}:{self.handler.address[1]}")
-            self._wait_ready()
+            self.wait_ready()
 
     def down(self) -> int:
         """Take the world down, its handler too; world 0 with every other of the lab. How many things that were.
@@ -288,6 +288,25 @@ class World:
         wait_until(self._booted, 30, "the PBX to start again")
         if self.watcher != self.container("pbx"):
             self.engine.restart(self.watcher)  # it would go on watching the network of the old one
+
+    def forget_registrations(self) -> None:
+        """Have the PBX know nobody's registration, as a registrar that keeps them in memory after a restart.
+
+        Calls go on; everybody registers again when it is time to.
+        """
+        if self.pbx == "freeswitch":
+            for profile in ("carrier", "access"):
+                self.fs_cli(f"sofia profile {profile} flush_inbound_reg")
+        else:
+            self.console("database deltree registrar")
+        wait_until(lambda: not self.registered(), 5, "the registrations to be gone")
+
+    def guarded(self) -> bool:
+        """Whether the PBX counts on the guard: FreeSWITCH does for some seconds after its last sign of life."""
+        if self.pbx == "asterisk":
+            return True
+        until, now = (self.console(what).strip() for what in ("global_getvar pbxguard_until", "strepoch"))
+        return until.isdigit() and now.isdigit() and int(until) >= int(now) + 2
 
     def status(self) -> list[Row]:
         """Every actor, its address and whether it runs (telephones: whether it is registered)."""
@@ -436,16 +455,21 @@ class World:
         ]
         return found
 
-    def _wait_ready(self) -> None:
+    def wait_ready(self) -> None:
+        """Wait until everybody is registered and, on FreeSWITCH, the guard has told the PBX so.
+
+        Raises:
+            LabUnavailable: Somebody is missing; they are named.
+        """
         wanted = {p.number for p in PHONES if p.address} | {c.name for c in CALLERS if c.registers}
 
         def ready() -> bool:
-            return self._wanted() and wanted <= self.registered()
+            return self._wanted() and wanted <= self.registered() and self.guarded()
 
         try:
-            wait_until(ready, 30, "every telephone to register")
+            wait_until(ready, 60, "every telephone to register")
         except LabUnavailable as error:
-            missing = ", ".join(sorted(wanted - self.registered()))
+            missing = ", ".join(sorted(wanted - self.registered())) or "the guard"
             raise LabUnavailable(
                 f"{error}; missing: {missing}. {self.engine.logs(self.container('pbx'), 5)}"
             ) from error
