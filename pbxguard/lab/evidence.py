@@ -176,11 +176,23 @@ def messages_of(capture: Capture, legs: Legs) -> list[SipMessage]:
     return [message for message in capture.messages if message.call_id in of_call]
 
 
+def late_by(leg: Leg, decision: DecisionRow | None) -> float:
+    """Seconds by which the guard's verdict came after the PBX had told the caller something; 0 when it did not.
+
+    Guard and capture have the same clock, the host's.
+    """
+    if decision is None or leg.post_dial_ms is None:
+        return 0.0
+    decided = decision.at.timestamp() + decision.elapsed_us / 1e6
+    return max(0.0, decided - leg.invite.at - leg.post_dial_ms / 1000)
+
+
 def observe(legs: Legs, decision: DecisionRow | None, prompt_dir: Path) -> Observed:
-    """What the two legs and the guard's record show."""
+    """What the two legs and the guard's record show; a verdict that came too late was none for this call."""
     caller = legs.caller
     references = _references(prompt_dir)
-    announced = _keys(decision.prompt, decision.extra["languages"]) if decision is not None else ()
+    verdict = None if late_by(caller, decision) else decision
+    announced = _keys(verdict.prompt, verdict.extra["languages"]) if verdict is not None else ()
     wanted = (CALLEE,) if caller.answered else announced
     to_caller = listening.listen(caller.audio_to_caller(), references | _marker(CALLEE), wanted)
     pieces = _pieces(to_caller)
@@ -197,15 +209,15 @@ def observe(legs: Legs, decision: DecisionRow | None, prompt_dir: Path) -> Obser
     heard_by_callee = to_callee.scores.get(CALLER, 0.0)
     leaks = [piece.name for piece in (*(pieces if caller.answered else ()), *callee_pieces) if piece.language]
     return Observed(
-        verdict=decision.verdict if decision else "failed",
-        reason=str(decision.reason) if decision else "guard_failed",
+        verdict=verdict.verdict if verdict else "failed",
+        reason=str(verdict.reason) if verdict else "guard_failed",
         sip_status=caller.final_status,
         answered=caller.answered,
         callee_rang=legs.callee is not None and (legs.callee.rang or legs.callee.answered),
         prompt=name,
         prompt_score=min((piece.score for piece in spoken), default=0.0),
         post_dial_ms=None if caller.post_dial_ms is None else round(caller.post_dial_ms, 1),
-        labels=tuple(decision.labels) if decision else (),
+        labels=tuple(verdict.labels) if verdict else (),
         cli_class=decision.cli_class if decision else "",
         cli=decision.cli_raw if decision else "",
         display=_display(legs.callee),

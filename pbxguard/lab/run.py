@@ -213,15 +213,19 @@ class Stage:
         prompt_dir = prompts.prompt_dir(self.settings.prompts)
         observed = await asyncio.to_thread(evidence.observe, legs, decision, prompt_dir)
         wrong = broken
+        late = evidence.late_by(legs.caller, decision)
         if expected is not None:
             expected = self._declared(expected)
-            languages = tuple(decision.extra["languages"]) if decision else ()
+            languages = tuple(decision.extra["languages"]) if decision and not late else ()
             cdr = await self._cdr(tag) if expected.cdr else {}
             wrong += evidence.faults(expected, observed, wanted_languages=languages)
             wrong += await asyncio.to_thread(expectations.faults, expected, capture, legs, observed, decision, cdr)
         took = legs.caller.messages[-1].at - legs.caller.invite.at
         wrong = tuple(f"{fault} (the call took {took:.1f} s)" for fault in wrong)
         lines = told.words(legs.caller.invite.at)
+        if decision is not None and late:
+            said = f"{decision.verdict} ({decision.reason})"
+            lines += (f"the guard's verdict, {said}, came {late:.2f} s after the PBX had acted",)
         result = Evidence(scenario, title, call_id, step, expected, observed, wrong, pcap.parent, lines)
         await asyncio.to_thread(evidence.write, pcap.parent, capture, legs, result, decision)
         return result

@@ -36,6 +36,9 @@ _CDR = {
     "freeswitch": ("/tmp/cdr-csv/Master.csv", {"src": 0, "dst": 1, "cause": 2, "duration": 3, "billsec": 4}),  # noqa: S108
 }
 
+#: FreeSWITCH's SIP profiles, one a network.
+_PROFILES = ("carrier", "access")
+
 Say = Callable[[str], None]
 
 
@@ -295,7 +298,7 @@ class World:
         Calls go on; everybody registers again when it is time to.
         """
         if self.pbx == "freeswitch":
-            for profile in ("carrier", "access"):
+            for profile in _PROFILES:
                 self.fs_cli(f"sofia profile {profile} flush_inbound_reg")
         else:
             self.console("database deltree registrar")
@@ -365,8 +368,9 @@ class World:
     def registered(self) -> set[str]:
         """SIP users that are registered at the PBX."""
         if self.pbx == "freeswitch":
-            text = self.fs_cli("show registrations")
-            return {line.split(",")[0] for line in text.splitlines() if ",lab," in line}
+            # Not `show registrations`, which goes on naming those that were flushed.
+            text = "".join(self.fs_cli(f"sofia status profile {profile} reg") for profile in _PROFILES)
+            return set(re.findall(r"^User:\s+([^@\s]+)@lab$", text, re.MULTILINE))
         code, text = self.engine.run(self.container("pbx"), "asterisk", "-rx", "pjsip show contacts")
         if code != 0:
             return set()
