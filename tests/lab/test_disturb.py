@@ -40,7 +40,7 @@ cli = "+85261234567"
 phone = "zhang"
 [[step]]
 title = "one call"
-call = { from = "gateway", to = "victim", hang_up_after = 1.0 }
+call = { from = "gateway", to = "victim", hang_up_after = 2.0 }
 [[step.links]]
 actor = "gateway"
 loss = "${loss}"
@@ -59,6 +59,8 @@ restore_after = 0.5
 verdict = "block"
 reason = "intl_default_off"
 sip_status = 487
+prompt = "intl_default_off"
+prompt_cut = true
 """
 
 
