@@ -322,7 +322,7 @@ def _softphone(folder: Path, phone: Phone, passwords: Secrets, net: Topology) ->
     (folder / "config").write_text(softphone_config(str(phone.address)))
     (folder / "accounts").write_text(
         f"<sip:{phone.number}@{net.pbx_access};transport=udp>;auth_pass={passwords.phones[phone.number]};"
-        "answermode=auto;regint=20;audio_codecs=PCMA/8000/1\n"
+        "answermode=auto;regint=10;audio_codecs=PCMA/8000/1\n"
     )
     (folder / "contacts").write_text("")
     return folder

@@ -1,4 +1,4 @@
-"""A real call whose line is cut under a prompt; the other faults of links have scenarios (link-*, guard-*, dns-gone)."""
+"""A real call whose line is cut under a prompt; other faults of links have scenarios (link-*, guard-*, dns-gone)."""
 
 import asyncio
 import os
