@@ -43,7 +43,7 @@ class Moments:
         """Return when the call is that far; never, when it does not come to it."""
         await self._begun.wait()
         while not await asyncio.to_thread(self._is, moment):  # noqa: ASYNC110 (a file has no event)
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.1)
 
     def _is(self, moment: Moment) -> bool:
         legs = evidence.legs_of(Capture.load(self._path), self._tag)
