@@ -278,7 +278,7 @@ def _phone_endpoint(phone: Phone, passwords: Secrets) -> str:
         f"[{number}](phone)\nauth = {number}\naors = {number}\ncallerid = <{number}>\n"
         f"[{number}]\ntype = auth\nauth_type = digest\nusername = {number}\n"
         f"password = {passwords.phones[number]}\n"
-        f"[{number}]\ntype = aor\nmax_contacts = 2\nremove_existing = yes\n"
+        f"[{number}]\ntype = aor\nmax_contacts = 2\nremove_existing = yes\nminimum_expiration = 10\n"
     )
 
 
@@ -430,7 +430,7 @@ def _softphone(folder: Path, phone: Phone, passwords: Secrets, net: Topology) ->
     (folder / "config").write_text(softphone_config(str(phone.address)))
     (folder / "accounts").write_text(
         f"<sip:{phone.number}@{net.pbx_access};transport=udp>;auth_pass={passwords.phones[phone.number]};"
-        "answermode=auto;regint=60;audio_codecs=PCMA/8000/1\n"
+        "answermode=auto;regint=10;audio_codecs=PCMA/8000/1\n"
     )
     (folder / "contacts").write_text("")
     return folder

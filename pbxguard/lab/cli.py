@@ -333,7 +333,9 @@ def show_call(wanted: str, evidence: Path, *, as_json: bool) -> None:
     mark = "[green]✓[/]" if result.get("passed") else "[red]✗[/]"
     out.print(f"{mark} {escape(printable(str(result.get('title'))))}: {seen.get('verdict')} ({seen.get('reason')})")
     out.print(f"Call-ID {printable(str(result.get('call_id')))}\n", markup=False)
-    for line in [*(bundle.ladder or "(no SIP messages)").splitlines(), "", *show.timeline(bundle), ""]:
+    lines = [f"disturbed: {line}" for line in result.get("disturbed") or []]
+    lines += [*(bundle.ladder or "(no SIP messages)").splitlines(), "", *show.timeline(bundle), ""]
+    for line in lines:
         out.print(printable(line), markup=False)
     if decision:
         because = f"rule {decision.get('rule')}: {decision.get('detail')} ({decision.get('elapsed_us')} µs in all)"

@@ -129,7 +129,11 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """One call: what was observed, and where the files are."""
+    """One call: what was observed, and where the files are.
+
+    Attributes:
+        disturbed: What befell links and programs meanwhile, one line each.
+    """
 
     scenario: str
     title: str
@@ -139,6 +143,7 @@ class Evidence:
     observed: Observed
     faults: tuple[str, ...]
     folder: Path | None = None
+    disturbed: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -158,6 +163,7 @@ class Evidence:
             "observed": asdict(self.observed),
             "passed": self.passed,
             "faults": list(self.faults),
+            "disturbed": list(self.disturbed),
         }
 
 
@@ -200,11 +206,23 @@ def messages_of(capture: Capture, legs: Legs) -> list[SipMessage]:
     return [message for message in capture.messages if message.call_id in of_call]
 
 
+def late_by(leg: Leg, decision: DecisionRow | None) -> float:
+    """Seconds by which the guard's verdict came after the PBX had told the caller something; 0 when it did not.
+
+    Guard and capture have the same clock, the host's.
+    """
+    if decision is None or leg.post_dial_ms is None:
+        return 0.0
+    decided = decision.at.timestamp() + decision.elapsed_us / 1e6
+    return max(0.0, decided - leg.invite.at - leg.post_dial_ms / 1000)
+
+
 def observe(legs: Legs, decision: DecisionRow | None, prompt_dir: Path) -> Observed:
-    """What the two legs and the guard's record show."""
+    """What the two legs and the guard's record show; a verdict that came too late was none for this call."""
     caller = legs.caller
     references = _references(prompt_dir)
-    announced = _keys(decision.prompt, decision.extra["languages"]) if decision is not None else ()
+    verdict = None if late_by(caller, decision) else decision
+    announced = _keys(verdict.prompt, verdict.extra["languages"]) if verdict is not None else ()
     wanted = (CALLEE,) if caller.answered else announced
     to_caller = listening.listen(caller.audio_to_caller(), references | _marker(CALLEE), wanted)
     pieces = _pieces(to_caller)
@@ -224,15 +242,15 @@ def observe(legs: Legs, decision: DecisionRow | None, prompt_dir: Path) -> Obser
         origin = listening.listen(legs.origin.audio_to_caller(), references | _marker(CALLEE), wanted)
     leaks = [piece.name for piece in (*(pieces if caller.answered else ()), *callee_pieces) if piece.language]
     return Observed(
-        verdict=decision.verdict if decision else "failed" if legs.reached else "none",
-        reason=str(decision.reason) if decision else "guard_failed" if legs.reached else "",
+        verdict=verdict.verdict if verdict else "failed" if legs.reached else "none",
+        reason=str(verdict.reason) if verdict else "guard_failed" if legs.reached else "",
         sip_status=caller.final_status,
         answered=caller.answered,
         callee_rang=legs.callee is not None and (legs.callee.rang or legs.callee.answered),
         prompt=name,
         prompt_score=min((piece.score for piece in spoken), default=0.0),
         post_dial_ms=None if caller.post_dial_ms is None else round(caller.post_dial_ms, 1),
-        labels=tuple(decision.labels) if decision else (),
+        labels=tuple(verdict.labels) if verdict else (),
         cli_class=decision.cli_class if decision else "",
         cli=decision.cli_raw if decision else "",
         display=_display(legs.callee),

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pbxguard.errors import LabUnavailable
 from pbxguard.lab.engine import Engine
 
-__all__ = ["METHODS", "Line", "LinkFault", "LinkUnsupported", "applied", "pids_of"]
+__all__ = ["METHODS", "Line", "LinkFault", "LinkUnsupported", "Moment", "applied", "pids_of"]
 
 #: How a link is shaped, the first that goes: tbf for a rate alone, netem, and a relay in user space.
 METHODS = ("tbf", "netem", "relay")
@@ -31,6 +31,8 @@ _PATIENCE = 20.0
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 Milliseconds = Annotated[float, Field(ge=0, le=10_000)]
+#: Of a call: it is about to be placed; its INVITE is at the PBX; the caller was told 180; it was answered.
+Moment = Literal["placed", "invite", "ringing", "answered"]
 
 
 class LinkUnsupported(LabUnavailable):
@@ -56,8 +58,9 @@ class LinkFault(BaseModel):
         corrupt: Percent of the frames each way with one bit wrong; checksums mostly turn that into a loss.
         dns_gone: Its name servers (of its /etc/resolv.conf) do not answer any more.
         direction: ``to`` the actor, ``from`` it, or both.
-        after: Seconds from the beginning of the step.
-        restore_after: Seconds until it is put right again, or None for the end of the step.
+        when: The moment of the call that ``after`` counts from: ``placed`` is before its INVITE.
+        after: Seconds from that moment.
+        restore_after: Seconds until it is put right again; left out, at the end of the call.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -73,8 +76,14 @@ class LinkFault(BaseModel):
     corrupt: Percent = 0.0
     dns_gone: bool = False
     direction: Literal["both", "to", "from"] = "both"
+    when: Moment = "placed"
     after: Annotated[float, Field(ge=0, le=3600)] = 0.0
     restore_after: Annotated[float, Field(gt=0, le=3600)] | None = None
+
+    @property
+    def at_once(self) -> bool:
+        """It is there before the call."""
+        return self.when == "placed" and not self.after
 
     @model_validator(mode="after")
     def _one_sort(self) -> Self:
@@ -149,19 +158,21 @@ async def applied(
     faults: Sequence[LinkFault],
     *,
     address_of: Callable[[str], str | IPv4Address] = str,
+    reached: Callable[[Moment], Awaitable[object]] | None = None,
     by: Sequence[str] = METHODS,
 ) -> AsyncIterator[list[Line]]:
     """Have *faults* in this block; yields what is set, a list that grows with those that begin later.
 
-    Faults without ``after`` are in force when the block begins. Everything is put right at its end, and also when
-    this process is killed or a container has gone meanwhile. A fault that cannot be set later on is raised after
-    the block.
+    Faults that are there at once are in force when the block begins. Everything is put right at its end, and also
+    when this process is killed or a container has gone meanwhile. A fault that cannot be set later on is raised
+    after the block.
 
     Args:
         pid_of: Actor -> process id on this host of one in its network namespace; it vouches that the actor is one
             of the lab's (``pids_of``). Called in a thread.
         faults: None is no work at all.
         address_of: A fault's ``peer`` -> IPv4 address.
+        reached: Waits for a moment of the call; without it the block's beginning is every moment.
         by: Which of ``METHODS`` may be used.
 
     Raises:
@@ -182,9 +193,9 @@ async def applied(
             for number, fault in enumerate(faults)
         ]
         for fault, order in orders:
-            if not fault.after:
+            if fault.at_once:
                 await keeper.set(fault, order, lines)
-        timeline = [asyncio.create_task(_run(keeper, fault, order, lines)) for fault, order in orders]
+        timeline = [asyncio.create_task(_run(keeper, fault, order, lines, reached)) for fault, order in orders]
         try:
             yield lines
         finally:
@@ -203,9 +214,14 @@ async def applied(
         await keeper.close()
 
 
-async def _run(keeper: "_Keeper", fault: LinkFault, order: dict[str, Any], lines: list[Line]) -> None:
+async def _run(
+    keeper: "_Keeper", fault: LinkFault, order: dict[str, Any], lines: list[Line],
+    reached: Callable[[Moment], Awaitable[object]] | None,
+) -> None:  # fmt: skip
     """The life of one fault from the beginning of the block."""
-    if fault.after:
+    if not fault.at_once:
+        if reached is not None and fault.when != "placed":
+            await reached(fault.when)
         await asyncio.sleep(fault.after)
         await keeper.set(fault, order, lines)
     if fault.restore_after is not None:

@@ -77,6 +77,17 @@ class Board(Watch):
         with self._lock:
             self._flights[world, scenario.name, step.title] = _Flight(world, step, time.monotonic())
 
+    def skipped(self, world: int, scenario: Scenario, why: str) -> None:
+        with self._lock:
+            gone = [key for key in self._flights if key[:2] == (world, scenario.name)]
+            for key in gone:
+                del self._flights[key]
+            self._total -= len(scenario.step)
+            line = Text(f"  – {printable(scenario.name)}: skipped: {printable(why)}", style="dim")
+            self._recent = [*self._recent, line][-_RECENT:]
+        if not self._console.is_terminal:
+            self._console.print(line)
+
     def ended(self, world: int, result: Evidence) -> None:
         with self._lock:
             flight = self._flights.pop((world, result.scenario, result.title), None)

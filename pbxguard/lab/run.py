@@ -10,7 +10,7 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -20,9 +20,11 @@ from pbxguard.config import Settings
 from pbxguard.errors import LabUnavailable, PbxguardError
 from pbxguard.lab import evidence, expectations
 from pbxguard.lab.callers import Callers, Placing
-from pbxguard.lab.capture import capturing, join
+from pbxguard.lab.capture import capturing, join, merge
+from pbxguard.lab.disturb import Moments, Told, disturbed
 from pbxguard.lab.evidence import Evidence, Observed
 from pbxguard.lab.goip.plan import GatewayPlan
+from pbxguard.lab.links import LinkUnsupported
 from pbxguard.lab.room import CALLS
 from pbxguard.lab.scenario import CallStep, Expect, Given, Scenario, Step
 from pbxguard.lab.topology import members, number_of
@@ -48,7 +50,7 @@ class Run:
     Attributes:
         name: Of its folder below ``evidence/``.
         calls: Evidence of each call, in the order of the scenarios.
-        skipped: Scenarios of which no call was placed, and why.
+        skipped: Scenarios of which no call counts, and why.
         dealt: Which world took which scenario.
         seconds: How long it took.
     """
@@ -92,6 +94,9 @@ class Watch:
     def started(self, world: int, scenario: Scenario, step: Step) -> None:
         """A call is placed."""
 
+    def skipped(self, world: int, scenario: Scenario, why: str) -> None:
+        """No call of it counts: this machine cannot do what it needs."""
+
     def ended(self, world: int, result: Evidence) -> None:
         """A call is over and judged."""
 
@@ -99,6 +104,15 @@ class Watch:
 def run_name(now: datetime | None = None) -> str:
     """A name that sorts by time and does not repeat."""
     return f"{(now or datetime.now(UTC)):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A call that is over and not judged yet: its tag, its capture, and what went wrong in placing it."""
+
+    tag: str
+    pcap: Path
+    broken: tuple[str, ...] = ()
 
 
 class Stage:
@@ -127,6 +141,22 @@ class Stage:
         wait_decision: bool = True,
     ) -> Evidence:  # fmt: skip
         """Place one call and leave its evidence in *folder*."""
+        placed = await self.place(step, folder, expected)
+        return await self.judge(placed, step, scenario, title, expected, Told(), wait_decision=wait_decision)
+
+    async def place(
+        self, step: CallStep, folder: Path, expected: Expect | None = None, moments: Moments | None = None,
+        *, at_caller: bool = False,
+    ) -> _Placed:  # fmt: skip
+        """Place one call and leave its capture in *folder*.
+
+        Args:
+            step: The call.
+            folder: For the evidence.
+            expected: What the scenario asks of it.
+            moments: Told of the call when it is about to be placed.
+            at_caller: The caller's leg is captured at its own end: its link, or the PBX, does not hold.
+        """
         tag = secrets.token_hex(8)
         placing = Placing(
             id=tag,
@@ -149,29 +179,38 @@ class Stage:
         # A telephone takes one call at a time; a second one would be busy, whatever the verdict.
         lines = members(step.number) if expected is None or expected.answered else ()
         broken: tuple[str, ...] = ()
+        net = self.world.net
+        near = net.caller(net.into_pbx(step.trunk))
         async with AsyncExitStack() as stack:
             for number in sorted(lines):
                 await stack.enter_async_context(self._lines[number])
-            watched = {self.world.watcher: tag} | {
-                self.world.container(actor): f"{tag}-{actor}" for actor in self.world.net.before_pbx(step.trunk)
-            }
-            paths = [
-                await stack.enter_async_context(capturing(self.world.engine, container, captures, name))
-                for container, name in watched.items()
+            capture = partial(capturing, self.world.engine, folder=captures)
+            path = await stack.enter_async_context(capture(self.world.watcher, name=tag))
+            before = [
+                await stack.enter_async_context(capture(self.world.container(actor), name=f"{tag}-{actor}"))
+                for actor in net.before_pbx(step.trunk)
             ]
+            if at_caller:
+                own = await stack.enter_async_context(capture(self.world.container(near.name), name=f"{tag}-caller"))
+            if moments is not None:
+                moments.begin(path, tag)
             try:
                 await self.callers.place(placing)
             except PbxguardError as error:
                 # What was on the wire until then says why.
                 broken = (str(error),)
         pcap = folder / "call.pcap"
-        await asyncio.to_thread(_keep, paths, pcap)
-        return await self._gather(tag, pcap, step, scenario, title, expected, broken, wait_decision=wait_decision)
+        if at_caller:
+            await asyncio.to_thread(merge, path, own, near.address)
+        await asyncio.to_thread(_keep, [path, *before], pcap)
+        return _Placed(tag, pcap, broken)
 
-    async def _gather(
-        self, tag: str, pcap: Path, step: CallStep, scenario: str, title: str, expected: Expect | None,
-        broken: tuple[str, ...], *, wait_decision: bool,
+    async def judge(
+        self, placed: _Placed, step: CallStep, scenario: str, title: str, expected: Expect | None, told: Told,
+        *, wait_decision: bool,
     ) -> Evidence:  # fmt: skip
+        """What was observed of a call that is over, and whether that is as expected; leaves it with the capture."""
+        tag, pcap, broken = placed.tag, placed.pcap, (*placed.broken, *told.missed())
         capture = await asyncio.to_thread(Capture.load, pcap)
         legs = evidence.legs_of(capture, tag)
         if legs is None:
@@ -184,15 +223,20 @@ class Stage:
         prompt_dir = prompts.prompt_dir(self.settings.prompts)
         observed = await asyncio.to_thread(evidence.observe, legs, decision, prompt_dir)
         wrong = broken
+        late = evidence.late_by(legs.caller, decision)
         if expected is not None:
             expected = self._declared(expected)
-            languages = tuple(decision.extra["languages"]) if decision else ()
+            languages = tuple(decision.extra["languages"]) if decision and not late else ()
             cdr = await self._cdr(tag) if expected.cdr else {}
             wrong += evidence.faults(expected, observed, wanted_languages=languages)
             wrong += await asyncio.to_thread(expectations.faults, expected, capture, legs, observed, decision, cdr)
         took = legs.caller.messages[-1].at - legs.caller.invite.at
         wrong = tuple(f"{fault} (the call took {took:.1f} s)" for fault in wrong)
-        result = Evidence(scenario, title, call_id, step, expected, observed, wrong, pcap.parent)
+        lines = told.words(legs.caller.invite.at)
+        if decision is not None and late:
+            said = f"{decision.verdict} ({decision.reason})"
+            lines += (f"the guard's verdict, {said}, came {late:.2f} s after the PBX had acted",)
+        result = Evidence(scenario, title, call_id, step, expected, observed, wrong, pcap.parent, lines)
         await asyncio.to_thread(evidence.write, pcap.parent, capture, legs, result, decision)
         return result
 
@@ -346,6 +390,7 @@ async def run_scenarios(
                 group.create_task(deal.play_beside(other, alone_first=number == len(beside)))
     except BaseExceptionGroup as errors:
         raise _first(errors) from None
+    run.skipped += [deal.skipped[number] for number in sorted(deal.skipped)]
     run.calls = [call for number in range(len(chosen)) for call in deal.done[number]]
     run.dealt = {chosen[number].name: deal.taken[number] for number in range(len(chosen))}
     run.seconds = time.monotonic() - started
@@ -375,6 +420,7 @@ class _Deal:
 
     Attributes:
         done: Evidence of each scenario, by its number; ``taken`` likewise which world has it.
+        skipped: Likewise which are skipped, and why.
     """
 
     def __init__(self, scenarios: Sequence[Scenario], watch: Watch, folder: Path, calls: int) -> None:
@@ -388,6 +434,7 @@ class _Deal:
         self._calls = calls
         self.done: dict[int, list[Evidence]] = {}
         self.taken: dict[int, int] = {}
+        self.skipped: dict[int, dict[str, str]] = {}
 
     async def play(self, world: World, *, alone_first: bool) -> None:
         """Let a world that is up take scenarios until none is left."""
@@ -435,26 +482,42 @@ class _Deal:
             number, scenario = left.popleft()
             self.taken[number] = stage.world.net.index
             async with stage.undisturbed(scenario):
-                self.done[number] = await _run_one(stage, scenario, self._folder, self._watch)
+                try:
+                    self.done[number] = await _run_one(stage, scenario, self._folder, self._watch)
+                except LinkUnsupported as error:
+                    # Without that fault its calls would show something else than they say.
+                    self.done[number] = []
+                    self.skipped[number] = {"scenario": scenario.name, "why": str(error)}
+                    self._watch.skipped(stage.world.net.index, scenario, str(error))
 
 
 async def _run_one(stage: Stage, scenario: Scenario, root: Path, watch: Watch) -> list[Evidence]:
+    """The evidence of its calls.
+
+    Raises:
+        LinkUnsupported: A link cannot be made as it says.
+    """
     world = stage.world.net.index
 
-    async def place(number: int, step: Step) -> Evidence:
+    async def place(number: int, step: Step, moments: Moments | None, *, at_caller: bool) -> _Placed | Evidence:
         suffix = f"-{number}" if len(scenario.step) > 1 else ""
         watch.started(world, scenario, step)
+        folder = root / f"{scenario.name}{suffix}"
         try:
-            result = await stage.call(
-                step.call,
-                root / f"{scenario.name}{suffix}",
-                scenario=scenario.name,
-                title=step.title,
-                expected=step.expect,
-                wait_decision=handler == "running",
-            )
+            return await stage.place(step.call, folder, step.expect, moments, at_caller=at_caller)
         except PbxguardError as error:
-            result = Evidence(scenario.name, step.title, "", step.call, step.expect, _NOTHING, (str(error),))
+            return Evidence(scenario.name, step.title, "", step.call, step.expect, _NOTHING, (str(error),))
+
+    async def judge(step: Step, placed: _Placed | Evidence, told: Told, faults: tuple[str, ...]) -> Evidence:
+        if isinstance(placed, Evidence):
+            result = replace(placed, faults=(*placed.faults, *faults))
+        else:
+            placed = replace(placed, broken=(*placed.broken, *faults))
+            asked = (step.call, scenario.name, step.title, step.expect)
+            try:
+                result = await stage.judge(placed, *asked, told, wait_decision=handler == "running")
+            except PbxguardError as error:
+                result = Evidence(scenario.name, step.title, "", step.call, step.expect, _NOTHING, (str(error),))
         watch.ended(world, result)
         return result
 
@@ -462,7 +525,8 @@ async def _run_one(stage: Stage, scenario: Scenario, root: Path, watch: Watch) -
     steps = list(enumerate(scenario.step, start=1))
     gateways: dict[str, GatewayPlan] = {}
     for batch in [steps] if scenario.together else [[step] for step in steps]:
-        given = batch[0][1].given
+        first = batch[0][1]
+        given = first.given
         if scenario.alone:
             gateways.update((str(name), plan) for name, plan in given.gateway.items())
             await stage.set_up(gateways)
@@ -471,7 +535,26 @@ async def _run_one(stage: Stage, scenario: Scenario, root: Path, watch: Watch) -
         disturbance = stage.disturbed(handler)
         await asyncio.to_thread(disturbance.__enter__)
         try:
-            found += await asyncio.gather(*(place(number, step) for number, step in batch))
+            ill = bool(first.links or first.disturb)
+            told = Told()
+            faults: tuple[str, ...] = ()
+            placed: list[_Placed | Evidence] = []
+            moments = Moments()
+            try:
+                async with disturbed(stage.world, stage.state, moments, first.links, first.disturb) as told:
+                    placed = await asyncio.gather(
+                        *(place(n, step, None if step is not first else moments, at_caller=ill) for n, step in batch)
+                    )
+            except LinkUnsupported:
+                raise
+            except PbxguardError as error:
+                faults = (str(error),)
+            nothing = [
+                Evidence(scenario.name, step.title, "", step.call, step.expect, _NOTHING, ()) for _, step in batch
+            ]
+            found += await asyncio.gather(
+                *(judge(step, each, told, faults) for (_, step), each in zip(batch, placed or nothing, strict=True))
+            )
         finally:
             await asyncio.to_thread(disturbance.__exit__, None, None, None)
     return found

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pbxguard import prompts
 from pbxguard.errors import BadInput, UnknownName
 from pbxguard.lab.goip.plan import MAX_LINES, GatewayPlan
+from pbxguard.lab.links import LinkFault
 from pbxguard.lab.listening import Sound
 from pbxguard.lab.topology import CALLERS, GROUPS, PHONES, number_of
 
@@ -81,6 +82,31 @@ class Given(_Part):
     bindings: tuple[BindingGiven, ...] = ()
     handler: Literal["running", "killed", "frozen"] = "running"
     gateway: dict[Literal["goip1", "goip2"], GatewayPlan] = {}
+
+
+class Disturb(_Part):
+    """Something that happens to a program while the call is under way.
+
+    Attributes:
+        what: ``handler killed`` (SIGKILL, and started again), ``handler frozen`` (SIGSTOP, and thawed), ``pbx
+            restart`` (every call ends), or ``registrar restart`` (the PBX knows nobody's registration any more, and
+            calls go on). The call after it waits until everybody has registered again.
+        when: The moment of the call that ``after`` counts from: its INVITE is at the PBX, the caller was told 180, or
+            it was answered.
+        after: Seconds from that moment.
+        restore_after: Seconds until the handler is there again; left out, at the end of the call.
+    """
+
+    what: Literal["handler killed", "handler frozen", "pbx restart", "registrar restart"]
+    when: Literal["invite", "ringing", "answered"] = "answered"
+    after: Annotated[float, Field(ge=0, le=3600)] = 0.0
+    restore_after: Annotated[float, Field(gt=0, le=3600)] | None = None
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        if self.restore_after is not None and not self.what.startswith("handler"):
+            raise ValueError(f"restore_after is for the handler; a {self.what} ends when everybody is there again")
+        return self
 
 
 class CallStep(_Part):
@@ -236,6 +262,8 @@ class Step(_Part):
 
     title: str
     given: Given = Given()
+    links: tuple[LinkFault, ...] = ()
+    disturb: tuple[Disturb, ...] = ()
     call: CallStep
     expect: Expect
 
@@ -246,7 +274,7 @@ class Scenario(_Part):
     Attributes:
         name: The file's name without suffix; a combination has ``.`` and its number behind it.
         title: What a newcomer reads in the table.
-        alone: No other call is under way meanwhile (it disturbs the handler).
+        alone: No other call is under way meanwhile (it disturbs the handler, a link or the PBX).
         together: Its calls are placed at the same time, under what the first step gives.
         demo: ``make demo`` places it too; it tells the story in a minute, and details are for the tests.
         pbx: It is for this PBX only; None: for each.
@@ -298,12 +326,17 @@ class StepInFile(_Part):
     Attributes:
         title: What a newcomer reads in the table; the file's title when left out.
         given: What is there before the call; it stays for the calls after it.
+        links: What befalls the lines while the call is placed, the line between PBX and guard and the name servers
+            too. Everything is put right after the call.
+        disturb: What happens to the handler and the PBX while the call is under way.
         call: The call.
         expect: What must be observed.
     """
 
     title: str = ""
     given: Given = Given()
+    links: tuple[LinkFault, ...] = ()
+    disturb: tuple[Disturb, ...] = ()
     call: CallInFile
     expect: Expect
 
@@ -313,8 +346,8 @@ class ScenarioFile(_Part):
 
     Attributes:
         title: What a newcomer reads in the table.
-        alone: No other call is under way meanwhile; needed where a step disturbs the handler.
-        together: The calls are placed at the same time, under what the first step gives.
+        alone: No other call is under way meanwhile; needed where a step disturbs the handler, a link or the PBX.
+        together: The calls are placed at the same time, under what the first step gives, links and disturbances too.
         demo: `make demo` places the calls too; it tells the story in a minute, and details are for the tests.
         vars: Variables: ``${name}`` in any string stands for the value; a string that is nothing else becomes the
             value, number or truth value too. ``$${`` is a plain ``${`` in files with variables.
@@ -410,6 +443,12 @@ def _scenarios(path: Path, values: Mapping[str, Any]) -> Iterator[Scenario]:
             raise BadInput(f"{path}: a step disturbs the handler, so the file needs `alone = true`")
         if not file.alone and any(step.given.gateway for step in steps):
             raise BadInput(f"{path}: a step sets a gateway up, so the file needs `alone = true`")
+        if not file.alone and any(step.links or step.disturb for step in steps):
+            said = "a step has `links` or `disturb`, which other calls would feel too"
+            raise BadInput(f"{path}: {said}, so the file needs `alone = true`")
+        if file.together and any(step.links or step.disturb for step in steps[1:]):
+            said = "the steps are placed `together`, so what befalls links and programs stands in the first one"
+            raise BadInput(f"{path}: {said}")
         yield Scenario(
             name=f"{path.stem}.{number}" if others else path.stem,
             title=_titled(file.title, others),
@@ -497,6 +536,8 @@ def _step(step: StepInFile, file: ScenarioFile, where: str, chosen: Mapping[str,
                 ),
             }
         ),
+        links=tuple(map(cast.link, step.links)),
+        disturb=step.disturb,
         call=cast.call(step.call),
         expect=expect.model_copy(
             update={"headers": headers, "rang": None if expect.rang is None else tuple(map(cast.phone, expect.rang))}
@@ -525,6 +566,24 @@ class _Cast:
         if not re.fullmatch(r"[0-9+*#]{1,40}", found) and found not in names:
             said = f"{found[:80]!r} is neither a number nor a telephone of the lab"
             raise self._wrong(f"{said}; {_near(found, names)}")
+        return found
+
+    def link(self, fault: LinkFault) -> LinkFault:
+        """The fault with the lab's own names of actor and peer."""
+        if fault.address is not None:
+            raise self._wrong("links: `address` is another in every world; `peer` says which link is meant")
+        peer = None if fault.peer is None else self._member(fault.peer, "peer", ("guard",))
+        return fault.model_copy(update={"actor": self._member(fault.actor, "actor"), "peer": peer})
+
+    def _member(self, who: str, key: str, more: tuple[str, ...] = ()) -> str:
+        """Name of the lab's container that *who* is, or whose actor it is."""
+        actor = self._actors.get(who, Actor())
+        found = actor.trunk or actor.phone or who
+        found = next((each.name for each in PHONES if each.number == found), found)
+        known = ["pbx", *more, *(c.name for c in CALLERS), *(p.name for p in PHONES if p.address is not None)]
+        if found not in known:
+            said = f"links: {key} {found[:80]!r} is nobody in the lab who has a link"
+            raise self._wrong(f"{said}; {_near(found, known)}")
         return found
 
     def call(self, call: CallInFile) -> CallStep:

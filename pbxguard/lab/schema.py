@@ -47,6 +47,7 @@ def schema() -> dict[str, Any]:
                 part["properties"][key]["description"] = said[key]
             part["properties"][key].pop("title", None)
     parts = found["$defs"]
+    del parts["LinkFault"]["properties"]["address"]  # another in every world
     # Who calls and who is called: by number and trunk, or by actor.
     parts["CallInFile"]["allOf"] = [
         {"anyOf": [{"required": ["cli", "trunk"]}, {"required": ["from"]}]},
@@ -58,7 +59,9 @@ def schema() -> dict[str, Any]:
         "phone": [each.name for each in (*PHONES, *GROUPS)],
         "prompt": list(prompts.names()),
     }
-    for part in (parts["CallInFile"], parts["Actor"], parts["Expect"]):
+    links = ["pbx", *names["trunk"], *(phone.name for phone in PHONES if phone.address)]
+    names |= {"actor": links, "peer": ["guard", *links]}
+    for part in (parts["CallInFile"], parts["Actor"], parts["Expect"], parts["LinkFault"]):
         for key in part["properties"].keys() & names.keys():
             # Offered by the editor; other values are the reader's to judge (numbers, variables).
             part["properties"][key]["examples"] = names[key]

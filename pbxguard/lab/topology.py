@@ -135,6 +135,10 @@ class Topology:
                 return caller
         raise KeyError(name)
 
+    def into_pbx(self, trunk: str) -> str:
+        """Who sends the INVITE of a call of that trunk to the PBX."""
+        return trunk if self.caller(trunk).kind else MOBILE
+
     def before_pbx(self, trunk: str) -> tuple[str, ...]:
         """Who carries a call of that trunk before the PBX does, the first one first; nobody for a carrier's."""
         caller = self.caller(trunk)
@@ -176,13 +180,13 @@ CALLERS = (
     Caller("ent", "enterprise", HOME.carrier[23], "enterprise-pbx"),
     # A gateway that is a trunk of the PBX: GSM callers come in through it.
     Caller(
-        "goip1", "sim_gateway", HOME.carrier[31], "", gateway=GatewayPlan(caller_id=CallerId.FROM),
+        "goip1", "sim_gateway", HOME.carrier[31], "", gateway=GatewayPlan(caller_id=CallerId.FROM, register_s=20),
         registers_at="pbx",
     ),
     # The switch abroad that uses the box below.
     Caller("overseas", "", HOME.carrier[41], "softswitch", calls=False),
     # A SIM box: callers abroad reach the country through it, and the PBX sees a mobile caller on trunk natl.
-    Caller("goip2", "", HOME.carrier[32], "", gateway=GatewayPlan(), registers_at="overseas", bank=1),
+    Caller("goip2", "", HOME.carrier[32], "", gateway=GatewayPlan(register_s=20), registers_at="overseas", bank=1),
 )  # fmt: skip
 
 PHONES = (

@@ -571,6 +571,30 @@ def _is_over(messages: list[SipMessage], invite: SipMessage) -> bool:
     )
 
 
+def frames(path: Path) -> tuple[int, list[tuple[float, bytes]]]:
+    """Link type and frames, with their times, of a pcap file; 0 and none of one that holds nothing yet.
+
+    Raises:
+        BadInput: It is no pcap.
+    """
+    if not path.is_file() or path.stat().st_size < 24:
+        return 0, []
+    try:
+        reader = dpkt.pcap.Reader(io.BytesIO(path.read_bytes()[:MAX_BYTES]))
+    except _BAD_PACKET as exc:
+        raise BadInput(f"{path}: not a pcap file; record with tcpdump -w") from exc
+    return reader.datalink(), _frames(reader)[0]
+
+
+def ip_of(link: int, frame: bytes) -> Any | None:
+    """The IPv4 packet of a frame of that link type, as dpkt has it, or None."""
+    try:
+        ip = _LINKS[link](frame).data
+    except (KeyError, *_BAD_PACKET):
+        return None
+    return ip if isinstance(ip, dpkt.ip.IP) else None
+
+
 def _frames(reader: Any) -> tuple[list[tuple[float, bytes]], bool]:
     """The records of a pcap and whether there were more; a last one that is cut off ends it."""
     frames: list[tuple[float, bytes]] = []

@@ -37,6 +37,9 @@ _CDR = {
     "freeswitch": ("/tmp/cdr-csv/Master.csv", {"src": 0, "dst": 1, "cause": 2, "duration": 3, "billsec": 4}),  # noqa: S108
 }
 
+#: FreeSWITCH's SIP profiles, one a network.
+_PROFILES = ("carrier", "access")
+
 Say = Callable[[str], None]
 
 
@@ -149,7 +152,7 @@ class World:
                 if not self.handler.healthy(self.state):
                     self.handler.start(self.state)
                     self.say(f"started the handler on {self.handler.address[0]}:{self.handler.address[1]}")
-            self._wait_ready()
+            self.wait_ready()
 
     def _start(self, pbx: Container, *others: Container) -> list[str]:
         """Have these running; names of those that were not."""
@@ -323,6 +326,25 @@ class World:
         if self.watcher != self.container("pbx"):
             self.engine.restart(self.watcher)  # it would go on watching the network of the old one
 
+    def forget_registrations(self) -> None:
+        """Have the PBX know nobody's registration, as a registrar that keeps them in memory after a restart.
+
+        Calls go on; everybody registers again when it is time to.
+        """
+        if self.pbx == "freeswitch":
+            for profile in _PROFILES:
+                self.fs_cli(f"sofia profile {profile} flush_inbound_reg")
+        else:
+            self.console("database deltree registrar")
+        wait_until(lambda: not self.registered(), 5, "the registrations to be gone")
+
+    def guarded(self) -> bool:
+        """Whether the PBX counts on the guard: FreeSWITCH does for some seconds after its last sign of life."""
+        if self.pbx == "asterisk":
+            return True
+        until, now = (self.console(what).strip() for what in ("global_getvar pbxguard_until", "strepoch"))
+        return until.isdigit() and now.isdigit() and int(until) >= int(now) + 2
+
     def status(self) -> list[Row]:
         """Every actor, its address and whether it runs (telephones: whether it is registered)."""
         running = set(self.engine.running())
@@ -381,8 +403,9 @@ class World:
     def registered(self) -> set[str]:
         """SIP users that are registered at the PBX."""
         if self.pbx == "freeswitch":
-            text = self.fs_cli("show registrations")
-            return {line.split(",")[0] for line in text.splitlines() if ",lab," in line}
+            # Not `show registrations`, which goes on naming those that were flushed.
+            text = "".join(self.fs_cli(f"sofia status profile {profile} reg") for profile in _PROFILES)
+            return set(re.findall(r"^User:\s+([^@\s]+)@lab$", text, re.MULTILINE))
         code, text = self.engine.run(self.container("pbx"), "asterisk", "-rx", "pjsip show contacts")
         if code != 0:
             return set()
@@ -477,18 +500,27 @@ class World:
         ]
         return found
 
-    def _wait_ready(self) -> None:
+    def wait_ready(self) -> None:
+        """Wait until everybody is registered and, on FreeSWITCH, the guard has told the PBX so.
+
+        Raises:
+            LabUnavailable: Somebody is missing; they are named.
+        """
+        gateways = [caller for caller in self.net.callers if caller.gateway is not None]
         wanted = {p.number for p in PHONES if p.address}
-        gateways = [caller.name for caller in CALLERS if caller.gateway is not None]
+        for gateway in gateways:
+            if gateway.registers_at == "pbx":
+                wanted |= set(self.gateways[gateway.name].accounts(gateway.name))
 
         def ready() -> bool:
-            return self._wanted() and wanted <= self.registered() and all(map(self.lines_registered, gateways))
+            registered = all(self.lines_registered(each.name) for each in gateways)
+            return self._wanted() and registered and wanted <= self.registered() and self.guarded()
 
         try:
-            wait_until(ready, 30, "every telephone to register")
+            wait_until(ready, 60, "every telephone to register")
         except LabUnavailable as error:
-            silent = [name for name in gateways if not self.lines_registered(name)]
-            missing = ", ".join([*sorted(wanted - self.registered()), *silent])
+            silent = [each.name for each in gateways if not self.lines_registered(each.name)]
+            missing = ", ".join([*sorted(wanted - self.registered()), *silent]) or "the guard"
             raise LabUnavailable(
                 f"{error}; missing: {missing}. {self.engine.logs(self.container('pbx'), 5)}"
             ) from error

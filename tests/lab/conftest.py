@@ -40,9 +40,9 @@ def _world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 def _pbxguard(world: World) -> Callable[..., "subprocess.CompletedProcess[str]"]:
     """The command line as its users run it, on the state of the lab under test."""
 
-    def run(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, timeout: float = 120, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "pbxguard", *arguments],
+            [*before, sys.executable, "-m", "pbxguard", *arguments],
             capture_output=True, text=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL,
             env=os.environ | {"PBXGUARD_STATE": str(world.state), "COLUMNS": "200"},
         )  # fmt: skip

@@ -210,12 +210,7 @@ async def as_before(world: World) -> None:
 
 def ready(world: World) -> bool:
     """Whether the PBX counts on the guard: it can be reached, and has told FreeSWITCH so of late."""
-    if not world.handler.healthy(world.state):
-        return False
-    if world.pbx == "asterisk":
-        return True
-    until, now = (world.console(f"{what}").strip() for what in ("global_getvar pbxguard_until", "strepoch"))
-    return until.isdigit() and int(until) >= int(now) + 2
+    return world.handler.healthy(world.state) and world.guarded()
 
 
 @contextmanager

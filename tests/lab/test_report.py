@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zlib
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree as ET
@@ -62,6 +63,7 @@ def bundle(root, name, *, call_id, display="A", sound=PROMPT, cli="+85261234567"
     decision = SimpleNamespace(
         verdict="block", reason="system_blocklist", labels=(), cli_class="intl_hk", cli_raw=cli,
         prompt="system_blocklist", extra={"languages": ["zh"], "steps": STEPS},
+        at=datetime.fromtimestamp(100.002, UTC), elapsed_us=321,
     )  # fmt: skip
     observed = evidence.observe(legs, decision, prompts.PROMPT_DIR)
     expected = Expect(verdict="block", reason="system_blocklist", sip_status=603, prompt="system_blocklist")
@@ -70,7 +72,7 @@ def bundle(root, name, *, call_id, display="A", sound=PROMPT, cli="+85261234567"
     call = Evidence(name.partition(".")[0], f"{name} {display}", call_id, step, expected, observed, faults, folder)
     evidence.write(folder, capture, legs, call, None)
     (folder / "decision.json").write_text(
-        json.dumps(vars(decision) | {"rule": "5.system_list", "detail": detail, "pack": "cn", "elapsed_us": 321})
+        json.dumps(vars(decision) | {"rule": "5.system_list", "detail": detail, "pack": "cn"}, default=str)
     )
     return call
 
