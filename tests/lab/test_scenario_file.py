@@ -126,7 +126,7 @@ def test_actors_stand_for_who_they_are(tmp_path: Path) -> None:
 
 
 WRONG = [
-    ("sip_status = 603", "sip_staus = 603", "step 1: expect: unknown key 'sip_staus'; did you mean sip_status?"),
+    ("sip_status = 603", "sip_staus = 603", "step 1: expect: unknown key 'sip_staus'; did you mean sip_status"),
     ('title = "plain"', 'titel = "plain"', "unknown key 'titel'; did you mean title?"),
     ("callee =", "calle =", "step 1: call: unknown key 'calle'; did you mean callee?"),
     ("[step.expect]", "given = { regstry = [] }\n[step.expect]", "step 1: given: unknown key 'regstry'; did you"),
@@ -134,7 +134,7 @@ WRONG = [
     ('"intl" }', '"int" }', "step 1: trunk 'int' is not in the lab; did you mean intl"),
     ("sip_status = 603", "", "step 1: expect: key 'sip_status' is missing"),
     ("603", '"soon"', "step 1: expect.sip_status: Input should be a valid integer"),
-    ('"block"', '"blocked"', "step 1: expect.verdict: Input should be 'allow', 'block' or 'failed', not 'blocked'"),
+    ('"block"', '"blocked"', "Input should be 'allow', 'block', 'failed' or 'none', not 'blocked'"),
     ("sip_status", 'prompt = "intl_defaultoff"\nsip_status', "no prompt 'intl_defaultoff'; did you mean intl"),
     ("sip_status", 'headers = { "603" = "x" }\nsip_status', "step 1: expect.headers: '603' is none of"),
     ("sip_status", 'headers = { "603.A" = "[" }\nsip_status', "'[' is no regular expression"),

@@ -1,5 +1,6 @@
 """How a gateway is set up: lines, configuration mode, accounts, caller ID, limits. Values and their checks only."""
 
+from datetime import timedelta
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -8,7 +9,7 @@ from pbxguard.lab.goip import profiles
 from pbxguard.lab.goip.box import Box, Clock, LinePlan, Mode
 from pbxguard.lab.goip.callerid import CidPrefix
 from pbxguard.lab.goip.profiles import CallerId, Dtmf, Profile
-from pbxguard.lab.goip.sims import Limits, Rotation, RotationKind, SimTable
+from pbxguard.lab.goip.sims import Limits, Period, Rotation, RotationKind, SimTable
 
 __all__ = ["MAX_LINES", "GatewayPlan"]
 
@@ -18,6 +19,32 @@ MAX_LINES = 32
 GROUPS = "abcd"
 
 Prefix = Annotated[str, Field(pattern=r"^\+?[0-9]{1,20}$")]
+
+
+Seconds = Annotated[float, Field(ge=0, le=86400 * 31)]
+
+
+class SimLimits(BaseModel):
+    """What one SIM of a gateway may do; what is left out is no limit.
+
+    Attributes:
+        talk: Seconds of connected outgoing calls in a period; without any left the line takes no call.
+        period: When the talk time begins anew: ``never``, ``day`` or ``month``.
+        call: Seconds of one outgoing call; the gateway ends it then.
+        interval: Seconds from the end of an outgoing call to the next.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    talk: Seconds | None = None
+    period: Period = Period.NEVER
+    call: Seconds | None = None
+    interval: Seconds = 0
+
+    def limits(self) -> Limits:
+        """The same as the box has it."""
+        talk, call = (None if each is None else timedelta(seconds=each) for each in (self.talk, self.call))
+        return Limits(talk, self.period, call, timedelta(seconds=self.interval))
 
 
 class GatewayPlan(BaseModel):
@@ -66,7 +93,7 @@ class GatewayPlan(BaseModel):
     sims: Annotated[int, Field(ge=1, le=128)] | None = None
     rotation: RotationKind = RotationKind.NEVER
     every: Annotated[int, Field(ge=1)] = 1
-    limits: Limits = Limits()
+    limits: SimLimits = SimLimits()
 
     @field_validator("cid_prefix")
     @classmethod
@@ -113,7 +140,7 @@ class GatewayPlan(BaseModel):
             clock=clock,
             mode=self.mode,
             rotation=Rotation(self.rotation, self.every),
-            limits=self.limits,
+            limits=self.limits.limits(),
             sources=self.sources,
             busy_status=self.busy_status or image.busy_status.value,
         )
