@@ -185,8 +185,12 @@ def softphones(app: App, *, as_json: bool, qr: bool) -> None:
 @reported
 def call(app: App, cli: str, callee: str, trunk: str, evidence: Path, *, as_json: bool) -> None:
     """Place one call and show what the caller saw and heard."""
-    if not cli.isprintable() or len(cli) > 100 or not callee.isalnum() or not callee.isascii() or len(callee) > 40:
-        raise BadInput("--from is at most 100 printable characters, --to a number or a name such as zhang")
+    if not cli.isprintable() or len(cli) > 100:
+        raise BadInput("--from: at most 100 printable characters")
+    number = topology.number_of(callee)
+    if not re.fullmatch(r"\+?[0-9]{1,40}", number):
+        names = ", ".join(each.name for each in (*PHONES, *topology.GROUPS))
+        raise BadInput(f"--to: {printable(callee[:40])!r} is no number and none of {names}")
     with _world(app) as world, world.busy(alone=False):
         world.require_up()
         folder = evidence / run_name() / "call"

@@ -61,6 +61,7 @@ class World:
 
     Attributes:
         give_up: Set from another thread, it ends an ``up`` that is under way.
+        all_phones: ``up`` starts the telephones that few calls go to as well.
 
     Raises:
         LabUnavailable: No Docker engine answers.
@@ -86,6 +87,7 @@ class World:
         self.state = settings.state_dir
         self.say = say
         self.give_up = threading.Event()
+        self.all_phones = True
         make_folder(self.root)
         self.passwords = actors.Secrets.load(self.root / "secrets.json")
         kept = self.root / "pbx-kind"
@@ -168,7 +170,7 @@ class World:
                 return removed
             removed += self.down_others(containers=False)
             removed += self.engine.remove_lab()
-            for name in ("pbx", *(c.name for c in CALLERS), *(p.name for p in PHONES), "captures"):
+            for name in ("pbx", *(c.name for c in CALLERS), *(p.container for p in PHONES), "captures"):
                 shutil.rmtree(self.root / name, ignore_errors=True)
             for kept in ("listen", "pbx-kind"):
                 (self.root / kept).unlink(missing_ok=True)
@@ -308,9 +310,10 @@ class World:
             rows.append(Row(caller.name, caller.kind, str(caller.address), state))
         for phone in self.net.phones:
             if phone.address is None:
-                state = "registered" if phone.number in registered else "free for your telephone"
+                free = "free for your telephone" if phone.is_free else "not registered, as it is meant to be"
+                state = "registered" if phone.number in registered else free
             else:
-                state = self._state_of(phone.name, running)
+                state = self._state_of(phone.container, running)
                 if state == "running":
                     state = "registered" if phone.number in registered else "not registered"
             rows.append(
@@ -426,18 +429,19 @@ class World:
         ]
         found += [
             Container(
-                self.container(phone.name),
+                self.container(name),
                 SOFTPHONE_IMAGE,
-                {self.container("access"): phone.address},
-                {folders[phone.name]: "/etc/baresip", self.root / "markers": "/var/lib/pbxguard/markers"},
+                {self.container("access"): address},
+                {folders[name]: "/etc/telephones", self.root / "markers": "/var/lib/pbxguard/markers"},
             )
-            for phone in self.net.phones
-            if phone.address is not None
+            for name, phones in self.net.telephones().items()
+            if (address := phones[0].address) and (self.all_phones or name != topology.BOX)
         ]
         return found
 
     def _wait_ready(self) -> None:
-        wanted = {p.number for p in PHONES if p.address} | {c.name for c in CALLERS if c.registers}
+        phones = {p.number for p in PHONES if p.address and (self.all_phones or not p.box)}
+        wanted = phones | {c.name for c in CALLERS if c.registers}
 
         def ready() -> bool:
             return self._wanted() and wanted <= self.registered()
