@@ -186,7 +186,7 @@ class Stage:
 
     def _declared(self, expected: Expect) -> Expect:
         """What is expected of this PBX: another status only where its capabilities declare one."""
-        if self.world.pbx == "asterisk" or expected.sip_status < 300 or expected.reason == "guard_failed":
+        if self.world.pbx == "asterisk" or expected.sip_status < 300 or expected.verdict != "block":
             return expected
         status, _ = refusal(self.pack.reason_group(expected.reason), FREESWITCH)
         same, _ = refusal(self.pack.reason_group(expected.reason), ASTERISK)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pbxguard import prompts
 from pbxguard.errors import BadInput, UnknownName
 from pbxguard.lab.listening import Sound
-from pbxguard.lab.topology import CALLERS, GROUPS, PHONES, number_of
+from pbxguard.lab.topology import CALLERS, GROUPS, PHONES, members, number_of
 
 #: Most calls that the matrix of one file makes.
 MAX_COMBINATIONS = 500
@@ -343,6 +343,12 @@ def load(folder: Path, names: tuple[str, ...] = ()) -> list[Scenario]:
             raise UnknownName(f"no scenario {name[:80]!r} in {folder}; that file has {there}")
         found |= {(scenario.name, scenario.pbx): scenario for scenario in chosen}
     return list(found.values())
+
+
+def calls_box(scenarios: Iterable[Scenario]) -> bool:
+    """Whether any of them calls a telephone of the shared container, so that a lab for them needs it."""
+    boxed = {phone.number for phone in PHONES if phone.box}
+    return any(boxed & set(members(step.call.number)) for scenario in scenarios for step in scenario.step)
 
 
 def read(path: Path) -> tuple[Scenario, ...]:

@@ -8,7 +8,6 @@ have no route out. The subscribers' numbers are for the lab only; no range of Ch
 fiction, so never use them on a real trunk.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network
@@ -208,12 +207,6 @@ def members(number: str) -> tuple[str, ...]:
     """Numbers of the telephones that ring when this one is called."""
     group = next((each for each in GROUPS if each.number == number), None)
     return (number,) if group is None else tuple(map(number_of, group.members))
-
-
-def calls_box(numbers: Iterable[str]) -> bool:
-    """Whether any of these numbers is at a telephone of the shared container."""
-    boxed = {phone.number for phone in PHONES if phone.box}
-    return any(boxed & set(members(number)) for number in numbers)
 
 
 # An address belongs to one world, so a capture is read without knowing whose it is.

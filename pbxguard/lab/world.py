@@ -377,6 +377,7 @@ class World:
             first, last = topology.RTP_PORTS_LISTEN
             ports = (topology.SIP_PORT, *range(first, last + 1))
             publish = {f"{port}/udp": (listen, port) for port in ports}
+            publish[f"{topology.SIP_PORT}/tcp"] = (listen, topology.SIP_PORT)
         if self.pbx == "freeswitch":
             # The local image has it below /opt, a distribution's package on PATH.
             start = (
