@@ -3,7 +3,8 @@
 import json
 import os
 import secrets
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -119,9 +120,8 @@ def write(
         else:
             plan = gateways.get(caller.name, caller.gateway)
             folders[caller.name] = gateway(root / caller.name, caller, plan, passwords, net)
-    for phone in net.phones:
-        if phone.address is not None:
-            folders[phone.name] = _softphone(root / phone.name, phone, passwords, net)
+    for name, phones in net.telephones().items():
+        folders[name] = _telephones(root / name, phones, passwords, net)
     return folders
 
 
@@ -407,16 +407,24 @@ def _line_account(
     )
 
 
-def softphone_config(address: str) -> str:
-    """Baresip's configuration without sound card and display: it answers, says its marker, and is busy in a call."""
+def softphone_config(address: str, *, port: int = 5060, rtp: int = 16000, calls: int = 1, patience: int = 60) -> str:
+    """Baresip's configuration without sound card and display: it answers, says its marker, and is busy in a call.
+
+    Args:
+        address: Where it listens.
+        port: For SIP.
+        rtp: First of a hundred ports.
+        calls: At how many calls it is busy, 0: never.
+        patience: Seconds after which it gives up ringing, 0: never.
+    """
     return f"""\
-sip_listen {address}:5060
-call_local_timeout 60
-call_max_calls 1
+sip_listen {address}:{port}
+call_local_timeout {patience}
+call_max_calls {calls}
 audio_source aufile,/var/lib/pbxguard/markers/callee.wav
 audio_player aufile,/tmp/heard.wav
 audio_alert aufile,/dev/null
-rtp_ports 16000-16099
+rtp_ports {rtp}-{rtp + 99}
 module_path /usr/lib/baresip/modules
 module g711.so
 module aufile.so
@@ -425,12 +433,67 @@ module_app menu.so
 """
 
 
-def _softphone(folder: Path, phone: Phone, passwords: Secrets, net: Topology) -> Path:
+def _telephones(folder: Path, phones: Sequence[Phone], passwords: Secrets, net: Topology) -> Path:
+    """What the container of these telephones has at /etc/telephones: a folder for each program.
+
+    Several at one address have ports of their own, and whoever is busy has a baresip for itself: it is in a call.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config").write_text(softphone_config(str(phone.address)))
+    shared = any(phone.box for phone in phones)
+    busy = [phone for phone in phones if phone.behaviour == "busy"]
+    wanted = {
+        "baresip": [phone for phone in phones if phone.program == "baresip" and phone not in busy],
+        "baresip-busy": busy,
+        "twinkle": [phone for phone in phones if phone.program == "twinkle"],
+    }
+    for name, ours in wanted.items():
+        if not ours:
+            shutil.rmtree(folder / name, ignore_errors=True)  # of an older lab
+            continue
+        address = str(ours[0].address)
+        (folder / name).mkdir(exist_ok=True)
+        if name == "twinkle":
+            _twinkle(folder / name, ours, passwords, net, port=topology.SIP_PORT + 4 if shared else topology.SIP_PORT)
+        elif name == "baresip":
+            config = softphone_config(address, calls=0, patience=0) if shared else softphone_config(address)
+            _baresip(folder / name, ours, passwords, net, config)
+        else:
+            config = softphone_config(address, port=topology.SIP_PORT + 2, rtp=16400)
+            _baresip(folder / name, ours, passwords, net, config)
+            # It calls one that never answers, so it is busy for ever, with no sound on the wire.
+            patient = next(phone for phone in phones if phone.behaviour == "rings")
+            (folder / name / "dials").write_text(f"sip:{patient.number}@{address}:5060")
+    return folder
+
+
+def _baresip(folder: Path, phones: Sequence[Phone], passwords: Secrets, net: Topology, config: str) -> None:
+    (folder / "config").write_text(config)
     (folder / "accounts").write_text(
-        f"<sip:{phone.number}@{net.pbx_access};transport=udp>;auth_pass={passwords.phones[phone.number]};"
-        "answermode=auto;regint=10;audio_codecs=PCMA/8000/1\n"
+        "".join(
+            f"<sip:{phone.number}@{net.pbx_access};transport={phone.transport}>;"
+            f"auth_pass={passwords.phones[phone.number]};"
+            f"answermode={'auto' if phone.behaviour == 'answers' else 'manual'};regint=10;audio_codecs=PCMA/8000/1\n"
+            for phone in phones
+        )
     )
     (folder / "contacts").write_text("")
-    return folder
+
+
+def _twinkle(folder: Path, phones: Sequence[Phone], passwords: Secrets, net: Topology, port: int) -> None:
+    """Twinkle's settings, a profile for each telephone, and the scripts that say what becomes of a call."""
+    (folder / "twinkle.sys").write_text(
+        "".join(f"start_user_profile={phone.number}\n" for phone in phones) + f"sip_port={port}\nrtp_port=16200\n"
+        # The image's sound card, see docker/softphone/asound.conf
+        "dev_mic=alsa:microphone\ndev_speaker=alsa:speaker\ndev_ringtone=alsa:null\nvalidate_audio_dev=no\n"
+        "play_ringtone=no\nplay_ringback=no\ncall_waiting=no\nlog_show_sip=no\nlog_show_debug=no\n"
+    )
+    for phone in phones:
+        (folder / f"{phone.number}.cfg").write_text(
+            f"user_name={phone.number}\nuser_domain={net.pbx_access}\nregistrar={net.pbx_access}\n"
+            f"auth_name={phone.number}\nauth_pass={passwords.phones[phone.number]}\n"
+            f"registration_time=10\nregister_at_startup=yes\npres_publish_startup=no\n"
+            f"sip_transport={phone.transport}\ncodecs=g711a\next_100rel=disabled\n"
+            f"script_incoming_call=/bin/sh /etc/telephones/twinkle/{phone.behaviour}.sh\n"
+        )
+        action = "autoanswer" if phone.behaviour == "answers" else "reject"
+        (folder / f"{phone.behaviour}.sh").write_text(f"echo action={action}\necho end\n")

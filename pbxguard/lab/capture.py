@@ -39,11 +39,12 @@ async def capturing(engine: Engine, container: str, folder: Path, name: str) -> 
     """
     path = folder / f"{name}.pcap"
     first, last = topology.RTP_PORTS
+    sip = f"portrange {topology.SIP_PORT}-{topology.SIP_PORT + topology.SIP_PORTS - 1}"
     # Immediate mode: else the last packets of a call are still in the kernel when tcpdump ends.
     command = (
         f"echo $$ > /captures/{name}.pid; exec tcpdump --immediate-mode -U -n -i any -s {_SNAP_LENGTH} "
         f"-w /captures/{name}.pcap "
-        f"'udp and (port {topology.SIP_PORT} or portrange {first}-{last})' 2>/captures/{name}.log"
+        f"'{sip} or (udp and portrange {first}-{last})' 2>/captures/{name}.log"
     )
     log, pid_file = folder / f"{name}.log", folder / f"{name}.pid"
 

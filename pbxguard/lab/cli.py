@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import ipaddress
 import re
 import shutil
 import signal
@@ -23,15 +22,16 @@ from rich.table import Table
 
 from pbxguard.cli.context import App, err, out, pass_app, printable, reported, show_json, show_table
 from pbxguard.errors import BadInput, LabUnavailable
+from pbxguard.lab import addresses, record, report, room, schema, show, topology
 from pbxguard.lab import doctor as check_up
-from pbxguard.lab import record, report, room, schema, show, topology
 from pbxguard.lab.callers import Callers
 from pbxguard.lab.evidence import Evidence
 from pbxguard.lab.goip.cli import goip
 from pbxguard.lab.progress import Board
+from pbxguard.lab.remark import remark
 from pbxguard.lab.room import CALLS
 from pbxguard.lab.run import Run, Stage, run_name, run_scenarios
-from pbxguard.lab.scenario import CallStep, Scenario, load
+from pbxguard.lab.scenario import CallStep, Scenario, calls_box, load
 from pbxguard.lab.topology import PHONES
 from pbxguard.lab.vectors import scenarios as pack_vectors
 from pbxguard.lab.world import World
@@ -44,6 +44,11 @@ _evidence = click.option(
 
 
 _DEMO = "pbxguard-demo-"
+#: What becomes of a call to a telephone of the lab, by its behaviour.
+_DOES = {
+    "answers": "answers", "declines": "declines (603)", "rings": "rings, is never answered", "busy": "is busy (486)",
+    "absent": "is never registered",
+}  # fmt: skip
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 _pbx = click.option("--pbx", type=click.Choice(["asterisk", "freeswitch"]), help="Which PBX is guarded.")
@@ -76,17 +81,16 @@ def _end(number: int, _frame: FrameType | None) -> None:
 
 
 @lab.command()
-@click.option("--listen", metavar="ADDRESS", help="Also publish SIP (UDP 5060) and RTP on this address of the host.")
+@click.option(
+    "--listen", metavar="ADDRESS", help="Also publish SIP (UDP and TCP 5060) and RTP on this address of the host."
+)
 @_pbx
 @pass_app
 @reported
 def up(app: App, listen: str | None, pbx: str | None) -> None:
     """Start the lab; quick and harmless when it is up already."""
     if listen is not None:
-        try:
-            ipaddress.IPv4Address(listen)
-        except ValueError as error:
-            raise click.BadParameter(f"{listen!r} is no IPv4 address of this host", param_hint="--listen") from error
+        listen = addresses.require_own(listen, "--listen")
     with _world(app, pbx) as world, world.busy(alone=False):
         world.up(listen)
     out.print("the lab is up; `pbxguard lab status` shows it, `pbxguard lab down` takes it down")
@@ -142,37 +146,66 @@ def softphones(app: App, *, as_json: bool, qr: bool) -> None:
     """The accounts to type into a telephone of your own."""
     with _world(app) as world:
         passwords, server = world.passwords.phones, world.server()
+        is_up = world.is_up()
+        registered = world.registered() if is_up else set()
+        published = server != str(world.net.pbx_access)
     accounts = [
         {
             "number": phone.number,
+            "name": phone.name,
             "user": phone.number,
             "password": passwords[phone.number],
             "server": server,
-            "transport": "udp",
+            "transport": phone.transport,
+            "transports": ["udp", "tcp"] if phone.is_free else [phone.transport],
             "province": phone.province,
             "operator": phone.operator,
             "language": phone.language,
-            "in_use": phone.address is not None,
+            "in_use": not phone.is_free,
+            "program": phone.program if phone.address else None,
+            "behaviour": phone.behaviour,
+            "registered": phone.number in registered,
         }
         for phone in PHONES
     ]
     if as_json:
         show_json(accounts)
         return
+    free = [phone for phone in PHONES if phone.is_free]
+    click.echo("Free, for a telephone of yours:")
     show_table(
-        ("user", "password", "server", "province", ""),
-        [(a["user"], a["password"], a["server"], a["province"], "a softphone of the lab" if a["in_use"] else "free")
-         for a in accounts],
+        ("user", "password", "server", "province", "state"),
+        [
+            (p.number, passwords[p.number], server, p.province,
+             "registered" if p.number in registered else "not registered")
+            for p in free
+        ],
     )  # fmt: skip
     if qr:
-        for account in accounts:
-            if account["in_use"]:
-                continue
+        for phone in free:
             text = io.StringIO()
-            address = f"sip:{account['user']}:{account['password']}@{account['server']};transport=udp"
+            address = f"sip:{phone.number}:{passwords[phone.number]}@{server};transport=udp"
             segno.make(address, error="l").terminal(out=text, compact=True, border=1)
-            click.echo(f"{account['user']}:")
+            click.echo(f"{phone.number}:")
             click.echo(text.getvalue())
+    click.echo(
+        f"User (also for authentication), password and server as they stand, port {topology.SIP_PORT} over UDP or "
+        "TCP,\ncodec PCMA or PCMU, no encryption."
+    )
+    if not is_up:
+        click.echo("The lab is not up: pbxguard lab up")
+    if not published:
+        click.echo(f"{server} is for telephones on this host; for others: pbxguard lab up --listen ADDRESS")
+    click.echo(f"To have it called: pbxguard lab call --from 13800138000 --to {free[0].name} --trunk natl")
+    click.echo("\nTo dial from it (*43 is an echo of your voice):")
+    show_table(
+        ("number", "name", "what it does", "program"),
+        [
+            (p.number, p.name, _DOES[p.behaviour], f"{p.program}, {p.transport}" if p.address else "")
+            for p in PHONES
+            if not p.is_free
+        ],
+    )
 
 
 @lab.command(epilog="Example: pbxguard lab call --from +85261234567 --to zhang --trunk intl")
@@ -185,18 +218,26 @@ def softphones(app: App, *, as_json: bool, qr: bool) -> None:
 @reported
 def call(app: App, cli: str, callee: str, trunk: str, evidence: Path, *, as_json: bool) -> None:
     """Place one call and show what the caller saw and heard."""
-    if not cli.isprintable() or len(cli) > 100 or not callee.isalnum() or not callee.isascii() or len(callee) > 40:
-        raise BadInput("--from is at most 100 printable characters, --to a number or a name such as zhang")
+    if not cli.isprintable() or len(cli) > 100:
+        raise BadInput("--from: at most 100 printable characters")
+    number = topology.number_of(callee)
+    if not re.fullmatch(r"\+?[0-9]{1,40}", number):
+        names = ", ".join(each.name for each in (*PHONES, *topology.GROUPS))
+        raise BadInput(f"--to: {printable(callee[:40])!r} is no number and none of {names}")
     with _world(app) as world, world.busy(alone=False):
         world.require_up()
         folder = evidence / run_name() / "call"
         step = CallStep(cli=cli, callee=callee, trunk=trunk)
         with err.status("the call is under way ..."):
             result = asyncio.run(_one_call(world, step, folder))
+        said = remark(world, result)
     if as_json:
-        show_json(result.as_json() | {"evidence": str(folder)})
+        show_json(result.as_json() | {"evidence": str(folder), "remark": said})
     else:
-        show_table(*_rows([result], app.settings.pack))
+        columns, (row,) = _rows([result], app.settings.pack)
+        show_table(columns, [(*row[:-1], said) if said and not result.observed.recorded else row])
+        if said and result.observed.recorded:
+            out.print(f"the call rang nowhere: {said}", markup=False, soft_wrap=True)
         for fault in result.faults:
             err.print(f"pbxguard: {printable(fault)}", markup=False)
         out.print(f"evidence: {folder}  (pbxguard explain {printable(result.call_id)})", markup=False)
@@ -249,9 +290,10 @@ def run(
             was_up = world.is_up()
             if left := world.down_others():
                 err.print(f"took down what an earlier run left behind ({left} things)")
+            world.all_phones = calls_box(chosen)
             try:
                 world.up()
-                with _beside(app, kind, jobs) as others:
+                with _beside(app, kind, jobs, all_phones=world.all_phones) as others:
                     results.append(_run(world, chosen, evidence, calls or room.calls(jobs), others))
             finally:
                 if not was_up:
@@ -265,13 +307,16 @@ def run(
 
 
 @contextmanager
-def _beside(app: App, pbx: str, jobs: int) -> Iterator[list[World]]:
+def _beside(app: App, pbx: str, jobs: int, *, all_phones: bool) -> Iterator[list[World]]:
     """The worlds beside the first; the run brings them up and takes them down."""
     with ExitStack() as stack:
-        yield [
+        worlds = [
             stack.enter_context(World(app.settings, app.config_path, pbx=pbx, index=index))
             for index in range(1, jobs)
         ]
+        for world in worlds:
+            world.all_phones = all_phones
+        yield worlds
 
 
 @lab.command("schema")
@@ -367,6 +412,7 @@ def demo(app: App, evidence: Path) -> None:
         ):
             if (left := _left_by_demo(world)) and _take_down(app, left):
                 out.print("  took down the lab of an earlier demo that was killed")
+            world.all_phones = calls_box(chosen)
             try:
                 world.up()
                 result = _run(world, chosen, evidence, room.calls(1))

@@ -27,7 +27,7 @@ from pbxguard.lab.goip.plan import GatewayPlan
 from pbxguard.lab.links import LinkUnsupported
 from pbxguard.lab.room import CALLS
 from pbxguard.lab.scenario import CallStep, Expect, Given, Scenario, Step
-from pbxguard.lab.topology import members, number_of
+from pbxguard.lab.topology import PHONES, members, number_of
 from pbxguard.lab.waiting import wait_for
 from pbxguard.lab.wire import Capture
 from pbxguard.lab.world import World
@@ -242,7 +242,7 @@ class Stage:
 
     def _declared(self, expected: Expect) -> Expect:
         """What is expected of this PBX: another status only where its capabilities declare one."""
-        if self.world.pbx == "asterisk" or expected.sip_status < 300 or expected.reason in ("", "guard_failed"):
+        if self.world.pbx == "asterisk" or expected.sip_status < 300 or expected.verdict != "block":
             return expected
         status, _ = refusal(self.pack.reason_group(expected.reason), FREESWITCH)
         same, _ = refusal(self.pack.reason_group(expected.reason), ASTERISK)
@@ -411,8 +411,13 @@ def changed_by(scenario: Scenario) -> set[str]:
 
 
 def _length(scenario: Scenario) -> int:
-    """How many calls it places one after the other."""
-    return 1 if scenario.together else len(scenario.step)
+    """How long it takes, counted in calls: one that rings until the PBX gives up is as long as ten."""
+    rings = {phone.number for phone in PHONES if phone.behaviour == "rings"}
+    each = [
+        10 if step.call.number in rings and step.call.hang_up_after is None and step.expect.verdict == "allow" else 1
+        for step in scenario.step
+    ]
+    return max(each) if scenario.together else sum(each)
 
 
 class _Deal:

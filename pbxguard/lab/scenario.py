@@ -15,7 +15,7 @@ from pbxguard.errors import BadInput, UnknownName
 from pbxguard.lab.goip.plan import MAX_LINES, GatewayPlan
 from pbxguard.lab.links import LinkFault
 from pbxguard.lab.listening import Sound
-from pbxguard.lab.topology import CALLERS, GROUPS, PHONES, number_of
+from pbxguard.lab.topology import CALLERS, GROUPS, PHONES, members, number_of
 
 #: Most calls that the matrix of one file makes.
 MAX_COMBINATIONS = 500
@@ -397,6 +397,12 @@ def load(folder: Path, names: tuple[str, ...] = ()) -> list[Scenario]:
             raise UnknownName(f"no scenario {name[:80]!r} in {folder}; that file has {there}")
         found |= {(scenario.name, scenario.pbx): scenario for scenario in chosen}
     return list(found.values())
+
+
+def calls_box(scenarios: Iterable[Scenario]) -> bool:
+    """Whether any of them calls a telephone of the shared container, so that a lab for them needs it."""
+    boxed = {phone.number for phone in PHONES if phone.box}
+    return any(boxed & set(members(step.call.number)) for scenario in scenarios for step in scenario.step)
 
 
 def read(path: Path) -> tuple[Scenario, ...]:

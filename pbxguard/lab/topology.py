@@ -11,6 +11,7 @@ fiction, so never use them on a real trunk.
 from dataclasses import dataclass, replace
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network
+from typing import Literal
 
 from pbxguard.lab.goip.plan import GatewayPlan
 from pbxguard.lab.goip.profiles import CallerId
@@ -26,6 +27,8 @@ _WORLD_SPAN = 16
 AMI_PORT = 5038
 ESL_PORT = 8021
 SIP_PORT = 5060
+#: From there on, for telephones that share an address (baresip takes the next one too, for TLS).
+SIP_PORTS = 5
 
 #: RTP ports of the PBX; few, because each is published on its own with ``lab up --listen``.
 RTP_PORTS = (16000, 16199)
@@ -62,7 +65,12 @@ class Phone:
 
     Attributes:
         number: The subscriber, home form; also its SIP user.
-        address: Where the lab runs it as a softphone, or None for an account that waits for an engineer.
+        address: Where the lab runs it as a softphone, or None: nobody registers with that account but an engineer.
+        program: Which softphone runs it.
+        transport: What it registers over.
+        behaviour: What it does with a call. ``rings`` is never answered, ``absent`` is not to be registered by
+            anybody.
+        box: Name of the container that it shares with others; "" when it has one of its own.
     """
 
     number: str
@@ -71,6 +79,20 @@ class Phone:
     province: str
     language: str
     address: IPv4Address | None = None
+    program: Literal["baresip", "twinkle"] = "baresip"
+    transport: Literal["udp", "tcp"] = "udp"
+    behaviour: Literal["answers", "declines", "rings", "busy", "absent"] = "answers"
+    box: str = ""
+
+    @property
+    def container(self) -> str:
+        """Name of the actor that runs it."""
+        return self.box or self.name
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the account is for an engineer's own telephone."""
+        return self.address is None and self.behaviour != "absent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +173,14 @@ class Topology:
         """The subscribers' telephones."""
         return tuple(replace(p, address=None if p.address is None else self._here(p.address)) for p in PHONES)
 
+    def telephones(self) -> "dict[str, list[Phone]]":
+        """The telephones that the lab runs, by the container that they are in."""
+        found: dict[str, list[Phone]] = {}
+        for phone in self.phones:
+            if phone.address is not None:
+                found.setdefault(phone.container, []).append(phone)
+        return found
+
     @property
     def pbx_addresses(self) -> frozenset[str]:
         return frozenset(map(str, (self.pbx_carrier, self.pbx_access, self.pbx_listen)))
@@ -158,7 +188,7 @@ class Topology:
     def names(self) -> dict[str, str]:
         """Address -> actor name."""
         found = {str(caller.address): caller.name for caller in self.callers}
-        found |= {str(phone.address): phone.name for phone in self.phones if phone.address}
+        found |= {str(phone.address): phone.container for phone in self.phones if phone.address}
         found |= dict.fromkeys(self.pbx_addresses, "pbx")
         return found | {str(self.guard_address): "host", str(self.listen[1]): "your telephone"}
 
@@ -189,14 +219,23 @@ CALLERS = (
     Caller("goip2", "", HOME.carrier[32], "", gateway=GatewayPlan(register_s=20), registers_at="overseas", bank=1),
 )  # fmt: skip
 
+#: The telephones that few calls go to share one container, which is started when somebody may call them.
+BOX, SHARED = "telephones", HOME.access[110]
+
 PHONES = (
     Phone("13957100001", "zhang", "cm", "zhejiang", "zh", HOME.access[101]),
-    Phone("13957100002", "li", "cm", "zhejiang", "en", HOME.access[102]),
+    Phone("13957100002", "li", "cm", "zhejiang", "en", HOME.access[102], program="twinkle"),
     Phone("13957100003", "zhao", "cm", "zhejiang", "zh", HOME.access[103]),
     Phone("13904510001", "wang", "cm", "heilongjiang", "zh", HOME.access[104]),
     Phone("110", "police", "cm", "zhejiang", "zh", HOME.access[105]),
     Phone("13957100011", "engineer-zj", "cm", "zhejiang", "zh"),
     Phone("13904510011", "engineer-hlj", "cm", "heilongjiang", "zh"),
+    Phone("13957100021", "declines", "cm", "zhejiang", "zh", SHARED, "twinkle", behaviour="declines", box=BOX),
+    Phone("13957100022", "rings", "cm", "zhejiang", "zh", SHARED, behaviour="rings", box=BOX),
+    Phone("13957100023", "busy", "cm", "zhejiang", "zh", SHARED, behaviour="busy", box=BOX),
+    Phone("13957100024", "absent", "cm", "zhejiang", "zh", behaviour="absent"),
+    Phone("13957100025", "tcp-baresip", "cm", "zhejiang", "zh", SHARED, transport="tcp", box=BOX),
+    Phone("13957100026", "tcp-twinkle", "cm", "zhejiang", "en", SHARED, "twinkle", "tcp", box=BOX),
 )
 
 #: A service of the PBX that answers any number of callers at once.

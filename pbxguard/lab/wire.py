@@ -1,8 +1,8 @@
 """Reads a capture (pcap) into SIP messages, call legs and the audio that each party was sent.
 
-Knows Ethernet and Linux cooked capture, IPv4, UDP, SIP, SDP and RTP. Does not know who the addresses are
-(``ladder`` is told), how a codec decodes (``codecs``), what ought to have been heard (``heard``), TCP, IPv6 or
-encrypted media.
+Knows Ethernet and Linux cooked capture, IPv4, UDP, TCP's segments, SIP, SDP and RTP. Does not know who the addresses
+are (``ladder`` is told), where a message ends in a stream (``stream``), how a codec decodes (``codecs``), what ought
+to have been heard (``heard``), IPv6, TLS or encrypted media.
 
 Everything in a capture was written by a caller: sizes are bounded, bytes are split before they are decoded,
 and what cannot be read is left out, never raised.
@@ -23,6 +23,7 @@ import numpy.typing as npt
 from pbxguard.errors import BadInput, UnknownName
 from pbxguard.lab import codecs
 from pbxguard.lab.codecs import decode, encode
+from pbxguard.lab.stream import Direction
 
 __all__ = [
     "RATE",
@@ -54,6 +55,8 @@ ADRIFT_S = 2.0
 # Media that is still under way when a call ends
 TAIL_S = 0.5
 _FRAGMENT_GROUPS, _FRAGMENTS_EACH = 64, 64
+# Directions of TCP connections that are followed at once
+_STREAMS = 256
 
 _LINKS = {1: dpkt.ethernet.Ethernet, 113: dpkt.sll.SLL, 276: dpkt.sll2.SLL2}
 # dpkt parses what it finds by trial, each packet inside a packet too: bad bytes end in any of these
@@ -85,7 +88,7 @@ _STATIC_CODECS = {0: "PCMU", 3: "GSM", 4: "G723", 8: "PCMA", 9: "G722", 13: "CN"
 
 
 class Address(NamedTuple):
-    """Where a datagram came from or went to."""
+    """Where a datagram or a message came from or went to."""
 
     ip: str
     port: int
@@ -325,6 +328,7 @@ class _Datagram:
     source: Address
     destination: Address
     payload: bytes
+    by_tcp: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,7 +391,7 @@ class Capture:
                 key = (datagram.source, datagram.destination, datagram.payload)
                 messages.append(replace(message, repeated=True) if key in sent else message)
                 sent.add(key)
-            else:
+            elif not datagram.by_tcp:
                 _keep_rtp(rtp, datagram)
         return cls(tuple(messages), truncated=more or len(data) > MAX_BYTES, _rtp=rtp)
 
@@ -609,14 +613,19 @@ def _frames(reader: Any) -> tuple[list[tuple[float, bytes]], bool]:
 
 
 def _datagrams(frames: Iterable[tuple[float, bytes]], link: Any) -> Iterator[_Datagram]:
-    """UDP datagrams over IPv4, put together again where they were fragmented."""
+    """UDP datagrams over IPv4, put together again where they were fragmented, and SIP messages over TCP."""
     fragments: dict[tuple[bytes, bytes, int], dict[int, tuple[bytes, bool]]] = {}
+    streams: dict[tuple[Address, Address], Direction] = {}
+    at = 0.0
     for at, frame in frames:
         try:
             ip = link(frame).data
-            if not isinstance(ip, dpkt.ip.IP) or ip.p != dpkt.ip.IP_PROTO_UDP:
+            if not isinstance(ip, dpkt.ip.IP) or ip.p not in (dpkt.ip.IP_PROTO_UDP, dpkt.ip.IP_PROTO_TCP):
                 continue
             raw, source, destination = bytes(ip.data), ip.src, ip.dst
+            if ip.p == dpkt.ip.IP_PROTO_TCP:
+                yield from _messages(streams, at, ip, raw)
+                continue
             if ip.mf or ip.offset:
                 key = (source, destination, ip.id)
                 whole = _reassemble(fragments, key, int(ip.offset) * 8, raw, more=bool(ip.mf))
@@ -626,13 +635,33 @@ def _datagrams(frames: Iterable[tuple[float, bytes]], link: Any) -> Iterator[_Da
             if len(raw) < 8:
                 continue
             sport, dport, length = struct.unpack_from("!HHH", raw)
-            addresses = [
-                Address(".".join(map(str, ip_bytes)), port)
-                for ip_bytes, port in ((source, sport), (destination, dport))
-            ]
-            yield _Datagram(at, addresses[0], addresses[1], raw[8 : max(length, 8)])
+            yield _Datagram(at, _address(source, sport), _address(destination, dport), raw[8 : max(length, 8)])
         except _BAD_PACKET:
             continue
+    for (source, destination), stream in streams.items():
+        for message in stream.rest():
+            yield _Datagram(at, source, destination, message, by_tcp=True)
+
+
+def _messages(
+    streams: dict[tuple[Address, Address], Direction], at: float, ip: Any, raw: bytes
+) -> Iterator[_Datagram]:
+    """The SIP messages that are complete with this TCP segment (RFC 9293 section 3.1)."""
+    if len(raw) < 20 or ip.mf or ip.offset:  # TCP does not let its segments be fragmented
+        return
+    sport, dport, sequence, _, offset, flags = struct.unpack_from("!HHIIBB", raw)
+    begin = max(20, offset >> 4 << 2)
+    key = (_address(ip.src, sport), _address(ip.dst, dport))
+    if key not in streams and len(streams) >= _STREAMS:
+        streams.pop(next(iter(streams)))
+    stream = streams.setdefault(key, Direction())
+    length = max(0, int(ip.len) - ip.hl * 4 - begin)
+    for message in stream.segment(at, sequence, raw[begin:], length=length, begins=bool(flags & dpkt.tcp.TH_SYN)):
+        yield _Datagram(at, *key, message, by_tcp=True)
+
+
+def _address(ip: bytes, port: int) -> Address:
+    return Address(".".join(map(str, ip)), port)
 
 
 def _reassemble(

@@ -66,6 +66,7 @@ class World:
     Attributes:
         gateways: How each GOIP gateway is configured.
         give_up: Set from another thread, it ends an ``up`` that is under way.
+        all_phones: ``up`` starts the telephones that few calls go to as well.
 
     Raises:
         LabUnavailable: No Docker engine answers.
@@ -91,6 +92,7 @@ class World:
         self.state = settings.state_dir
         self.say = say
         self.give_up = threading.Event()
+        self.all_phones = True
         make_folder(self.root)
         self.passwords = actors.Secrets.load(self.root / "secrets.json")
         kept = self.root / "pbx-kind"
@@ -183,7 +185,7 @@ class World:
                 return removed
             removed += self.down_others(containers=False)
             removed += self.engine.remove_lab()
-            for name in ("pbx", *(c.name for c in CALLERS), *(p.name for p in PHONES), "captures"):
+            for name in ("pbx", *(c.name for c in CALLERS), *(p.container for p in PHONES), "captures"):
                 shutil.rmtree(self.root / name, ignore_errors=True)
             for kept in ("listen", "pbx-kind"):
                 (self.root / kept).unlink(missing_ok=True)
@@ -365,9 +367,10 @@ class World:
             rows.append(Row(caller.name, role, str(caller.address), state))
         for phone in self.net.phones:
             if phone.address is None:
-                state = "registered" if phone.number in registered else "free for your telephone"
+                free = "free for your telephone" if phone.is_free else "not registered, as it is meant to be"
+                state = "registered" if phone.number in registered else free
             else:
-                state = self._state_of(phone.name, running)
+                state = self._state_of(phone.container, running)
                 if state == "running":
                     state = "registered" if phone.number in registered else "not registered"
             rows.append(
@@ -432,6 +435,7 @@ class World:
             first, last = topology.RTP_PORTS_LISTEN
             ports = (topology.SIP_PORT, *range(first, last + 1))
             publish = {f"{port}/udp": (listen, port) for port in ports}
+            publish[f"{topology.SIP_PORT}/tcp"] = (listen, topology.SIP_PORT)
         if self.pbx == "freeswitch":
             # The local image has it below /opt, a distribution's package on PATH.
             start = (
@@ -490,13 +494,13 @@ class World:
         found = [self._asterisk(caller.name, folders[caller.name]) for caller in self.net.callers]
         found += [
             Container(
-                self.container(phone.name),
+                self.container(name),
                 SOFTPHONE_IMAGE,
-                {self.container("access"): phone.address},
-                {folders[phone.name]: "/etc/baresip", self.root / "markers": "/var/lib/pbxguard/markers"},
+                {self.container("access"): address},
+                {folders[name]: "/etc/telephones", self.root / "markers": "/var/lib/pbxguard/markers"},
             )
-            for phone in self.net.phones
-            if phone.address is not None
+            for name, phones in self.net.telephones().items()
+            if (address := phones[0].address) and (self.all_phones or name != topology.BOX)
         ]
         return found
 
@@ -507,7 +511,7 @@ class World:
             LabUnavailable: Somebody is missing; they are named.
         """
         gateways = [caller for caller in self.net.callers if caller.gateway is not None]
-        wanted = {p.number for p in PHONES if p.address}
+        wanted = {p.number for p in PHONES if p.address and (self.all_phones or not p.box)}
         for gateway in gateways:
             if gateway.registers_at == "pbx":
                 wanted |= set(self.gateways[gateway.name].accounts(gateway.name))

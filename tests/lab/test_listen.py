@@ -4,6 +4,7 @@ The other host is a container without any Docker network, joined to this one by 
 """
 
 import io
+import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,19 +29,23 @@ ACCOUNT = next(phone for phone in topology.PHONES if phone.name == "engineer-zj"
 CALLED = next(phone for phone in topology.PHONES if phone.name == "zhang")
 
 
-@pytest.fixture(name="link")
-def _link(tmp_path: Path, world: World) -> Iterator[str]:
+def _client() -> Any:
+    return docker.DockerClient(base_url=os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock"))
+
+
+@pytest.fixture(name="link", params=["udp", "tcp"])
+def _link(tmp_path: Path, world: World, request: pytest.FixtureRequest) -> Iterator[str]:
     """A container that sees nothing but a cable to this host; its softphone is set up for the free account."""
     folder = tmp_path / "phone"
     folder.mkdir()
     accounts = (
-        f"<sip:{ACCOUNT.number}@{HOST};transport=udp>;auth_pass={world.passwords.phones[ACCOUNT.number]};"
+        f"<sip:{ACCOUNT.number}@{HOST};transport={request.param}>;auth_pass={world.passwords.phones[ACCOUNT.number]};"
         "answermode=auto;regint=60;audio_codecs=PCMA/8000/1\n"
     )
     (folder / "accounts").write_text(accounts)
     (folder / "contacts").write_text("")
     (folder / "config").write_text(actors.softphone_config(OTHER))
-    client = docker.DockerClient(base_url="unix:///var/run/docker.sock")
+    client = _client()
     container = client.containers.create(
         SOFTPHONE_IMAGE, network_mode="none", init=True, command=["sleep", "infinity"],
         labels={topology.LABEL: "test"},
@@ -97,7 +102,7 @@ def _hears(container: Any, folder: Path) -> bool:
 
 async def test_a_telephone_elsewhere_is_called_and_calls(world: World, link: str, tmp_path: Path) -> None:
     """A softphone on another host registers at the published address, is called and calls; both sides are heard."""
-    client = docker.DockerClient(base_url="unix:///var/run/docker.sock")
+    client = _client()
     try:
         world.up(HOST)
         telephone, called = client.containers.get(link), client.containers.get(world.container(CALLED.name))

@@ -29,7 +29,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.fixture(name="client")
 def _client() -> Iterator[Any]:
     """The Docker engine, without the lab's own code in between."""
-    client = docker.DockerClient(base_url="unix:///var/run/docker.sock")
+    client = docker.DockerClient(base_url=os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock"))
     try:
         yield client
     finally:
