@@ -1,6 +1,7 @@
 """Scenario files: what they say is read as meant, variables and matrix too, and what is wrong is one clear line."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from click.testing import CliRunner
 from pbxguard.cli.main import pbxguard
 from pbxguard.errors import BadInput, UnknownName
 from pbxguard.lab import scenario, schema
+from pbxguard.lab.goip.plan import GatewayPlan
 
 FOLDER = Path(__file__).parents[1] / "scenarios"
 
@@ -231,3 +233,19 @@ def test_every_example_names_the_schema(path: Path) -> None:
     assert first.startswith("#:schema ")
     assert (path.parent / first.removeprefix("#:schema ")).resolve() == schema.FILE.resolve()
     assert scenario.read(path)
+
+
+def test_the_examples_of_the_manual_are_scenarios(tmp_path: Path) -> None:
+    """Each TOML block of tests/scenarios/README.md is a file that the lab reads."""
+    blocks = re.findall(r"```toml\n(.*?)```", (FOLDER / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert blocks
+    for number, block in enumerate(blocks):
+        path = tmp_path / f"example-{number}.toml"
+        path.write_text(block, encoding="utf-8")
+        assert scenario.read(path)
+
+
+def test_the_manual_names_every_setting_of_a_gateway() -> None:
+    """What can be set up of a gateway stands in tests/scenarios/README.md."""
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert [name for name in GatewayPlan.model_fields if f"`{name}" not in text] == []
