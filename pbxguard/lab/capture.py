@@ -35,7 +35,9 @@ async def capturing(engine: Engine, container: str, folder: Path, name: str) -> 
     command = (
         f"echo $$ > /captures/{name}.pid; exec tcpdump --immediate-mode -U -n -i any -s {_SNAP_LENGTH} "
         f"-w /captures/{name}.pcap "
-        f"'udp and (port {topology.SIP_PORT} or portrange {first}-{last})' 2>/captures/{name}.log"
+        # A long text comes in fragments, and only the first has ports.
+        f"'udp and (port {topology.SIP_PORT} or portrange {first}-{last} or ip[6:2] & 0x1fff != 0)' "
+        f"2>/captures/{name}.log"
     )
     log, pid_file = folder / f"{name}.log", folder / f"{name}.pid"
 

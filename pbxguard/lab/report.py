@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pbxguard.errors import BadInput
-from pbxguard.lab import codecs, drawing, evidence, show, topology
+from pbxguard.lab import codecs, drawing, evidence, messages, show, topology
 from pbxguard.lab.evidence import Evidence, Piece
 from pbxguard.lab.heard import Samples
 from pbxguard.lab.run import Run
@@ -47,7 +47,9 @@ def write(run: Run, pack_id: str) -> None:
 
 
 def heard_words(call: Evidence) -> str:
-    """What the caller heard, in words."""
+    """What the caller heard, in words; of a text where it arrived."""
+    if call.text is not None:
+        return messages.words(call.text.observed)
     seen = call.observed
     if seen.answered:
         return "the callee" + (", both heard each other" if seen.two_way_audio else "")
@@ -66,6 +68,8 @@ def callee_words(call: Evidence) -> str:
 
 def why_words(call: Evidence, pack_id: str) -> str:
     """The reason in plain English, its first sentence."""
+    if call.text is not None:
+        return "Texts are not screened yet."
     if call.observed.reason == "guard_failed":
         return "The handler gave no verdict; the trunk's failure policy decided."
     try:
@@ -211,6 +215,9 @@ def _wire(folder: Path, call: Evidence) -> tuple[drawing.Ladder | None, list[_Au
         capture = Capture.load(folder / "call.pcap")
     except BadInput:
         return None, []
+    if call.text is not None:
+        wire = messages.messages_of(capture, call.text.tag)
+        return (drawing.draw_ladder(wire, topology.names(), []) if wire else None), []
     leg = next((leg for leg in capture.calls().values() if leg.call_id == call.call_id), None)
     if leg is None:
         return None, []

@@ -10,7 +10,7 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,14 @@ from pathlib import Path
 from pbxguard import prompts
 from pbxguard.config import Settings
 from pbxguard.errors import LabUnavailable, PbxguardError
-from pbxguard.lab import evidence, expectations
+from pbxguard.lab import evidence, expectations, messages
 from pbxguard.lab.callers import Callers, Placing
 from pbxguard.lab.capture import capturing
 from pbxguard.lab.evidence import Evidence, Observed
+from pbxguard.lab.messages import Texted, TextObserved
 from pbxguard.lab.room import CALLS
 from pbxguard.lab.scenario import CallStep, Expect, Given, Scenario, Step
+from pbxguard.lab.texts import Texting
 from pbxguard.lab.topology import members, number_of
 from pbxguard.lab.waiting import wait_for
 from pbxguard.lab.wire import Capture
@@ -107,13 +109,15 @@ class Stage:
         world: The lab.
         state: State folder of the handler that is running.
         callers: Open connections to the actors.
+        texting: What sends texts, where that is wanted.
     """
 
-    def __init__(self, world: World, state: Path, callers: Callers) -> None:
+    def __init__(self, world: World, state: Path, callers: Callers, texting: Texting | None = None) -> None:
         self.world = world
         self.settings: Settings = world.settings
         self.state = state
         self.callers = callers
+        self.texting = texting
         self.pack = load_pack(self.settings.pack)
         self._lines: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._quiet = asyncio.Condition()
@@ -156,6 +160,32 @@ class Stage:
         pcap = folder / "call.pcap"
         await asyncio.to_thread(_move, path, pcap)
         return await self._gather(tag, pcap, step, scenario, title, expected, broken, wait_decision=wait_decision)
+
+    async def text(self, step: Step, folder: Path, *, scenario: str) -> Evidence:
+        """Send one text and leave its evidence in *folder*. The guard is not asked: texts are not screened yet."""
+        if step.text is None or self.texting is None:
+            raise LabUnavailable("no text to send, or nothing that sends it")
+        tag, seen, broken = secrets.token_hex(8), TextObserved(), tuple[str, ...]()
+        captures = self.world.root / "captures"
+        async with capturing(self.world.engine, self.world.watcher, captures, tag) as path:
+            try:
+                seen = await self.texting.send(step.text, tag, path)
+            except PbxguardError as error:
+                broken = (str(error),)
+        pcap = folder / "call.pcap"
+        await asyncio.to_thread(_move, path, pcap)
+        capture = await asyncio.to_thread(Capture.load, pcap)
+        wire = messages.messages_of(capture, tag)
+        took = (wire[-1].at - wire[0].at) * 1000 if wire else None
+        observed = replace(
+            _NOTHING, verdict="unscreened", reason="not_screened", sip_status=seen.message, total_ms=took
+        )
+        text = Texted(tag, step.text, step.expect_text, seen)
+        wrong = broken + messages.faults(step.text, step.expect_text, seen)
+        call_id = wire[0].call_id if wire else ""
+        result = Evidence(scenario, step.title, call_id, step.call, None, observed, wrong, folder, text)
+        await asyncio.to_thread(evidence.write, folder, capture, None, result, None)
+        return result
 
     async def _gather(
         self, tag: str, pcap: Path, step: CallStep, scenario: str, title: str, expected: Expect | None,
@@ -401,8 +431,11 @@ class _Deal:
         try:
             await _finished(partial(world.handler.start, state))
             self._watch.say(index, "")
-            async with Callers.open(world.engine, world.passwords.ami, world.net, world.gateways) as callers:
-                yield Stage(world, state, callers)
+            async with (
+                Callers.open(world.engine, world.passwords.ami, world.net, world.gateways) as callers,
+                Texting.open(world, callers) as texting,
+            ):
+                yield Stage(world, state, callers, texting)
         finally:
             await _finished(partial(world.handler.start, world.state) if index == 0 else world.handler.stop)
 
@@ -420,14 +453,19 @@ async def _run_one(stage: Stage, scenario: Scenario, root: Path, watch: Watch) -
     async def place(number: int, step: Step) -> Evidence:
         suffix = f"-{number}" if len(scenario.step) > 1 else ""
         watch.started(world, scenario, step)
+        folder = root / f"{scenario.name}{suffix}"
         try:
-            result = await stage.call(
-                step.call,
-                root / f"{scenario.name}{suffix}",
-                scenario=scenario.name,
-                title=step.title,
-                expected=step.expect,
-                wait_decision=handler == "running",
+            result = (
+                await stage.text(step, folder, scenario=scenario.name)
+                if step.text
+                else await stage.call(
+                    step.call,
+                    folder,
+                    scenario=scenario.name,
+                    title=step.title,
+                    expected=step.expect,
+                    wait_decision=handler == "running",
+                )
             )
         except PbxguardError as error:
             result = Evidence(scenario.name, step.title, "", step.call, step.expect, _NOTHING, (str(error),))

@@ -161,6 +161,9 @@ HOME = Topology()
 #: The mobile network: where GSM callers are, and what a gateway's SIMs dial into.
 MOBILE = "natl"
 
+#: The gateway through which the PBX sends texts to mobiles.
+TEXT_GATEWAY = "goip1"
+
 # Addresses are those of world 0.
 CALLERS = (
     Caller("intl", "intl_gateway", HOME.carrier[21], "intl-gateway"),
