@@ -183,7 +183,6 @@ def _pbx(
                 f"exten => {phone.number},1,Gosub(text-tagged,s,1)\n same => n,MessageSend(pjsip:{phone.number})"
                 for phone in net.phones
             ),
-            "text_gateway": topology.TEXT_GATEWAY,
         },
     )
 
@@ -195,7 +194,6 @@ _SOFIA = (
     # Else a prompt in early media never ends when the caller sends no RTP.
     ("rtp-timer-name", "soft"),
     ("auth-calls", "true"),
-    ("auth-messages", "true"),
     ("force-register-domain", "lab"),
     ("force-register-db-domain", "lab"),
     ("force-subscription-domain", "lab"),
@@ -225,7 +223,7 @@ def _freeswitch(folder: Path, passwords: Secrets, settings: Settings, net: Topol
         "groups": "\n".join(_group_extension(group) for group in GROUPS),
         "trunks": "\n".join(_trunk_extension(caller, settings) for caller in net.trunks),
         "texts": "\n".join(_text_extension(phone) for phone in net.phones),
-        "text_gateway": topology.TEXT_GATEWAY,
+        "text_sources": "|".join(str(caller.address).replace(".", "[.]") for caller in net.trunks),
         "users": "\n".join(
             f'      <user id="{user}"><params><param name="password" value="{password}"/></params>'
             f'<variables><variable name="user_context" value="{context}"/></variables></user>'
@@ -272,7 +270,6 @@ def _text_extension(phone: Phone) -> str:
       <extension name="{phone.name}">
         <condition field="to_user" expression="^{phone.number}$">
           <action application="set" data="to=access/{phone.number}@lab"/>
-          <action application="send" data="sip"/>
         </condition>
       </extension>"""
 

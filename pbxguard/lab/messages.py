@@ -6,7 +6,7 @@ else's: it is compared and written as data, and bounded where it is shown.
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from pbxguard.lab import topology
 from pbxguard.lab.scenario import ExpectText, TextStep
@@ -31,6 +31,7 @@ class Leg:
         sender: User of From.
         body: As it was sent.
         status: The final one, None while there is none.
+        copies: How often it was sent, retransmissions and answers to a challenge aside.
     """
 
     source: str
@@ -38,7 +39,7 @@ class Leg:
     sender: str
     body: str
     status: int | None
-    call_id: str
+    copies: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class TextObserved:
         answer: What the sender's side was told: ``OK`` of a bulk session, ``DONE`` of send_status.xml, or why not.
         message: Final status of the MESSAGE between gateway and PBX.
         phone: The telephone that took the MESSAGE from the PBX (2xx), "" for none.
+        copies: How often the PBX sent it there.
         server: The SMS server got it as RECEIVE.
         gsm: The mobile network took it.
         report: TP-Status of the DELIVER that the SMS server got.
@@ -59,6 +61,7 @@ class TextObserved:
     answer: str = ""
     message: int | None = None
     phone: str = ""
+    copies: int = 0
     server: bool = False
     gsm: bool = False
     report: int | None = None
@@ -96,6 +99,7 @@ def legs(capture: Capture, tag: str) -> list[Leg]:
     """The MESSAGEs with that tag, one for each pair of actors, in order of time."""
     names = topology.names()
     found: dict[tuple[str, str], Leg] = {}
+    ids: dict[tuple[str, str], set[str]] = {}
     messages = messages_of(capture, tag)
     for request in messages:
         if not _is_text(request, tag):
@@ -103,13 +107,12 @@ def legs(capture: Capture, tag: str) -> list[Leg]:
         ends = names.get(request.source.ip, request.source.ip), names.get(request.destination.ip, "")
         answers = [m.status for m in messages if m.status is not None and _answers(m, request)]
         final = next((s for s in answers if s >= 200 and s not in _CHALLENGES), None)
+        ids.setdefault(ends, set()).add(request.call_id)
         if final is None and ends in found and found[ends].status is not None:
             continue
-        found[ends] = Leg(
-            *ends, uri_user(request.header("From") or ""), request.body.decode("utf-8", "replace"), final,
-            request.call_id,
-        )  # fmt: skip
-    return list(found.values())
+        body = request.body.decode("utf-8", "replace")
+        found[ends] = Leg(*ends, uri_user(request.header("From") or ""), body, final)
+    return [replace(leg, copies=len(ids[ends])) for ends, leg in found.items()]
 
 
 def done(found: Sequence[Leg], *, relayed: bool) -> bool:
@@ -127,10 +130,13 @@ def faults(step: TextStep, expected: ExpectText, observed: TextObserved) -> tupl
         want, got = getattr(expected, name), getattr(observed, name)
         if want is not None and want != got:
             wrong.append(f"{name}: expected {_said(want)}, observed {_said(got)}")
+    if observed.copies > 1:
+        wrong.append(f"phone: expected the text once, observed {observed.copies} MESSAGEs")
     if expected.answer is not None and not re.search(expected.answer, observed.answer):
         wrong.append(f"answer: expected /{expected.answer}/, observed {_said(observed.answer)}")
     want = step.whole if expected.body is None else expected.body
-    for place, wanted in {**dict.fromkeys(observed.bodies, want), **expected.bodies}.items():
+    places: dict[str, str] = dict.fromkeys(observed.bodies, want) | dict(expected.bodies.items())
+    for place, wanted in places.items():
         body = observed.bodies.get(place)
         if body is None:
             wrong.append(f"body at {place}: expected {_text(wanted)}, observed that none arrived")

@@ -153,7 +153,8 @@ class Texting:
         last = found[-1] if len(found) > 1 else None
         if last is not None and last.status is not None and last.status < 300:
             sender, body = read_forwarded(last.body)
-            seen = replace(seen, phone=last.target, sender=sender, bodies=seen.bodies | {"phone": body})
+            bodies = seen.bodies | {"phone": body}
+            seen = replace(seen, phone=last.target, copies=last.copies, sender=sender, bodies=bodies)
         return seen
 
     async def _over_udp(self, desk: _Desk, line: Line, step: TextStep) -> TextObserved:
@@ -170,6 +171,8 @@ class Texting:
         host, port = desk.web.address()
         base = f"http://{host}:{port}/default/en_US/"
         who = {"u": WEB_USER, "p": PASSWORD}
+        # A text of the PBX may be in the line, and the page would say "busy".
+        await _came(lambda: not desk.device.network.busy(line.number), LIMIT)
         known, begun = set(self._server.notices), len(desk.sent)
         ask = who | {"l": str(line.number), "n": step.to, "m": step.whole}
         said = await asyncio.to_thread(_page, f"{base}send.html?{urllib.parse.urlencode(ask)}")
@@ -253,7 +256,6 @@ class Texting:
                     ask = _Asking(reader, writer)
                     await ask.frame()
                     await ask(esl.command("auth", self._world.passwords.ami))
-                    # The contact has what its Asterisk knows the account by; only its user is another.
                     contact = (await ask(esl.command("api", "sofia_contact", f"carrier/{account}@lab"))).body.decode()
                     found = re.fullmatch(r"sofia/carrier/sip:[^@\s]+@([A-Za-z0-9.:;=_-]{1,200})", contact.strip())
                     if found is None:
@@ -261,7 +263,9 @@ class Texting:
                     raw = body.encode("utf-8", "replace")
                     head = {
                         "Event-Subclass": "SMS::SEND_MESSAGE", "dest_proto": "sip", "proto": "sip",
-                        "from": f"{sender}@{self._world.net.pbx_carrier}", "to": f"carrier/sip:{to}@{found[1]}",
+                        # Without the contact's parameters, which FreeSWITCH drops, From is what tells the account.
+                        "from": f"{account}@{self._world.net.pbx_carrier}", "to": f"carrier/sip:{to}@{found[1]}",
+                        "from_full": f'"{sender}" <sip:{account}@{self._world.net.pbx_carrier}>',
                         "type": "text/plain", f"sip_h_{messages.TAG}": tag, "content-length": str(len(raw)),
                     }  # fmt: skip
                     lines = ["sendevent CUSTOM", *(f"{name}: {value}" for name, value in head.items())]

@@ -161,7 +161,7 @@ HOME = Topology()
 #: The mobile network: where GSM callers are, and what a gateway's SIMs dial into.
 MOBILE = "natl"
 
-#: The gateway through which the PBX sends texts to mobiles.
+#: The gateway that texts go through where a scenario names none.
 TEXT_GATEWAY = "goip1"
 
 # Addresses are those of world 0.

@@ -12,6 +12,7 @@ the user of the Request-URI is the number that the text goes to.
 import asyncio
 import base64
 import binascii
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -41,6 +42,8 @@ WEB_USER = "admin"
 _TICK = 1.0
 #: Seconds that a caller waits for an idle line.
 _LINE_LIMIT = 60.0
+#: Seconds for an earlier box to let go of its Asterisk: two would both answer its questions.
+_ALONE_LIMIT = 3.0
 _MAX_ENV = 8192
 #: A line of AMI has 1024 bytes at most, its name included; five pieces hold the longest text and its sender.
 _PIECE, _PIECES = 660, 5
@@ -101,8 +104,18 @@ class Gateway:
         """A gateway whose Asterisk runs with this plan.
 
         Raises:
-            LabUnavailable: Asterisk does not take orders.
+            LabUnavailable: Asterisk does not take orders, or takes them from another box.
         """
+        # A box that has just been closed may still be logged in.
+        begun = time.monotonic()
+        while (await ami.console("manager show connected")).count("lab ") > 1:
+            if time.monotonic() - begun > _ALONE_LIMIT:
+                ami.close()
+                raise LabUnavailable(
+                    f"{name} is at work for another `pbxguard lab` command; end that, or ring one of its SIMs "
+                    "with `pbxguard lab call --trunk natl`"
+                )
+            await asyncio.sleep(0.1)
         gateway = cls(name, plan, ami, plan.box(steady_clock(), bank))
         for row in (await ami.console("pjsip show registrations")).splitlines():
             account = row.strip().partition("/")[0]
@@ -165,6 +178,10 @@ class Gateway:
             self._reserved.discard(found.number)
             self._forward.pop(found.number, None)
             self._notify()
+
+    def forward_all(self, number: str) -> None:
+        """Have every line forward its GSM calls to *number* from now on; "" for none."""
+        self._forward = dict.fromkeys((line.number for line in self.box.lines), number)
 
     # -- texts ---------------------------------------------------------------------------------------------
 
