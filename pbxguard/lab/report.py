@@ -101,6 +101,8 @@ def _junit(run: Run, path: Path) -> None:
                 f"elapsed: {elapsed}, post-dial delay {_milliseconds(call.observed.post_dial_ms)}",
                 f"the caller heard: {_WORDS.get(call.observed.heard, call.observed.heard) or 'not looked at'}",
             ]
+            if call.text is not None:
+                told = [*call.faults, heard_words(call)]
             if folder is not None:
                 page = (run.folder / "report.html").resolve().as_uri()
                 told += [f"evidence: {folder.as_uri()}/", f"report: {page}#{folder.name}"]
@@ -197,6 +199,8 @@ def _row(call: Evidence, number: int, pack_id: str) -> dict[str, Any]:
 
 def _timings(call: Evidence) -> list[tuple[str, str]]:
     seen = call.observed
+    if call.text is not None:
+        return [("from the first MESSAGE to the last answer", _milliseconds(seen.total_ms))] if seen.total_ms else []
     found = [("post-dial delay", _milliseconds(seen.post_dial_ms))]
     if seen.audio_ms is not None:
         found.append(("first audio packet", _milliseconds(seen.audio_ms)))

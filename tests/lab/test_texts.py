@@ -122,7 +122,9 @@ def test_a_broken_text_scenario_says_what_differs(
     (broken,) = [call for call in calls if call.scenario == "broken"]
     assert broken.faults[0] == "phone: expected 'li', observed 'zhang'"
     assert {fault.partition(":")[0] for fault in broken.faults[1:]} == {"body at phone", "body at server"}
-    assert "phone: expected" in (folder / "junit.xml").read_text()
+    failure = (folder / "junit.xml").read_text()
+    assert "phone: expected" in failure
+    assert "text: the telephone of zhang and the SMS server got it, MESSAGE 202" in failure
     shown = pbxguard("lab", "show", "broken", "--evidence", str(folder.parent)).stdout
     assert "MESSAGE" in shown
     assert "202 Accepted" in shown
