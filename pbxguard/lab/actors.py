@@ -180,6 +180,11 @@ def _pbx(
                 for group in GROUPS
             ),
             "contexts": "\n".join(_trunk_context(caller, settings) for caller in net.trunks),
+            "host": str(net.guard_address),
+            "texts": "\n".join(
+                f"exten => {phone.number},1,Gosub(text-tagged,s,1)\n same => n,MessageSend(pjsip:{phone.number})"
+                for phone in net.phones
+            ),
         },
     )
 
@@ -220,6 +225,8 @@ def _freeswitch(folder: Path, passwords: Secrets, settings: Settings, net: Topol
         "common": "\n".join(f'            <param name="{name}" value="{value}"/>' for name, value in _SOFIA),
         "groups": "\n".join(_group_extension(group) for group in GROUPS),
         "trunks": "\n".join(_trunk_extension(caller, settings) for caller in net.trunks),
+        "texts": "\n".join(_text_extension(phone) for phone in net.phones),
+        "text_sources": "|".join(str(caller.address).replace(".", "[.]") for caller in net.trunks),
         "users": "\n".join(
             f'      <user id="{user}"><params><param name="password" value="{password}"/></params>'
             f'<variables><variable name="user_context" value="{context}"/></variables></user>'
@@ -261,11 +268,20 @@ def _trunk_extension(caller: Caller, settings: Settings) -> str:
       </extension>"""
 
 
+def _text_extension(phone: Phone) -> str:
+    return f"""\
+      <extension name="{phone.name}">
+        <condition field="to_user" expression="^{phone.number}$">
+          <action application="set" data="to=access/{phone.number}@lab"/>
+        </condition>
+      </extension>"""
+
+
 def _trunk_endpoint(caller: Caller, passwords: Secrets) -> str:
     name = caller.name
     if caller.registers_at:
         accounts = account_names(name)
-        return "\n".join(_account(account, passwords.goip, f"from-{name}") for account in accounts)
+        return "\n".join(_account(account, passwords.goip, f"from-{name}", "texts") for account in accounts)
     return (
         f"[{name}](trunk)\ncontext = from-{name}\n"
         f"[{name}]\ntype = identify\nendpoint = {name}\nmatch = {caller.address}\n"
@@ -333,10 +349,11 @@ def _gsm_side(gateway: Caller) -> str:
     )
 
 
-def _account(name: str, password: str, context: str) -> str:
+def _account(name: str, password: str, context: str, texts: str = "none") -> str:
     """An account that a gateway registers at."""
     return (
-        f"[{name}]\ntype = endpoint\ncontext = {context}\ndisallow = all\nallow = alaw,ulaw\ndirect_media = no\n"
+        f"[{name}]\ntype = endpoint\ncontext = {context}\nmessage_context = {texts}\n"
+        "disallow = all\nallow = alaw,ulaw\ndirect_media = no\n"
         f"rtp_symmetric = yes\nsuppress_q850_reason_headers = yes\nauth = {name}\naors = {name}\n"
         "identify_by = auth_username,username\n"
         f"[{name}]\ntype = auth\nauth_type = digest\nusername = {name}\npassword = {password}\n"
@@ -370,6 +387,7 @@ def gateway(folder: Path, caller: Caller, plan: GatewayPlan, passwords: Secrets,
         "user_agent": image.user_agent.value,
         "mobile_address": str(net.caller(MOBILE).address),
         "registrar": str(registrar),
+        "own_address": str(caller.address),
         "codecs": ",".join(image.codecs.value),
         "dtmf": dtmf,
         "rtp_timeout": str(image.rtp_timeout_s.value if plan.rtp_timeout_s is None else plan.rtp_timeout_s),
@@ -379,6 +397,7 @@ def gateway(folder: Path, caller: Caller, plan: GatewayPlan, passwords: Secrets,
         "options_s": str(image.options_s.value),
         "progress": "\n".join(progress[status] for status in image.progress.value),
         "display_name": "",
+        "texts": "\n".join(f"[texts-{account}]\ninclude => texts" for account in accounts or (caller.name,)),
         "accounts": "\n".join(
             _line_account(account, passwords.goip, plan, caller_id, str(registrar), registers=account in accounts)
             for account in accounts or (caller.name,)
@@ -394,11 +413,12 @@ def _line_account(
     own = "" if caller_id is CallerId.FROM else f"from_user = {name}\n"
     found = (
         f"[{name}](sip)\noutbound_auth = {name}\nset_var = GOIP_ENDPOINT={name}\n{own}"
+        f"message_context = texts-{name}\n"
         f"[{name}]\ntype = auth\nauth_type = digest\nusername = {name}\npassword = {password}\n"
     )
     if not registers:
         # Trunk mode: whoever sends an INVITE is asked for by its address.
-        return found + "[anonymous](sip)\nset_var = GOIP_ENDPOINT=\n"
+        return found + f"[anonymous](sip)\nset_var = GOIP_ENDPOINT=\nmessage_context = texts-{name}\n"
     return found + (
         f"[{name}]\ntype = registration\noutbound_auth = {name}\nserver_uri = sip:{registrar}\n"
         f"client_uri = sip:{name}@{registrar}\ncontact_user = {name}\nretry_interval = 5\n"

@@ -17,6 +17,7 @@ from pbxguard.lab.ami import Ami, Fields
 from pbxguard.lab.engine import Engine
 from pbxguard.lab.goip.gateway import Gateway
 from pbxguard.lab.goip.plan import GatewayPlan
+from pbxguard.lab.goip.sims import numbers as sim_numbers
 from pbxguard.lab.topology import HOME, MOBILE, Topology
 
 #: Settings of GOIP gateways by name.
@@ -200,7 +201,14 @@ class Callers:
             await switch.originate(call, f"PJSIP/{number}@{gateway.account(call.line)}", limit)
         else:
             originator = await self._originator(call.trunk)
-            await originator.originate(call, f"PJSIP/pbx/sip:{number}@{self._net.pbx_carrier}", limit)
+            rung = self._sim_of(call.callee) if call.trunk == MOBILE else ""
+            dial = f"PJSIP/{number}@gsm-{rung}" if rung else f"PJSIP/pbx/sip:{number}@{self._net.pbx_carrier}"
+            await originator.originate(call, dial, limit)
+
+    def _sim_of(self, number: str) -> str:
+        """The gateway that has the SIM of that number, or ""."""
+        gateways = (each for each in self._net.callers if each.gateway is not None)
+        return next((each.name for each in gateways if number.startswith(sim_numbers(each.bank))), "")
 
     async def gateway(self, name: str) -> Gateway:
         """The gateway of that name, with its box at work.

@@ -44,7 +44,8 @@ async def capturing(engine: Engine, container: str, folder: Path, name: str) -> 
     command = (
         f"echo $$ > /captures/{name}.pid; exec tcpdump --immediate-mode -U -n -i any -s {_SNAP_LENGTH} "
         f"-w /captures/{name}.pcap "
-        f"'{sip} or (udp and portrange {first}-{last})' 2>/captures/{name}.log"
+        # A long text comes in fragments, and only the first has ports.
+        f"'{sip} or (udp and (portrange {first}-{last} or ip[6:2] & 0x1fff != 0))' 2>/captures/{name}.log"
     )
     log, pid_file = folder / f"{name}.log", folder / f"{name}.pid"
 

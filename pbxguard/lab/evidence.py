@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from pbxguard import prompts
-from pbxguard.lab import heard, listening, topology
+from pbxguard.lab import heard, listening, messages, topology
 from pbxguard.lab.ladder import ladder
 from pbxguard.lab.listening import BEGUN, HEARD, Heard, Part, Sound
+from pbxguard.lab.messages import Texted
 from pbxguard.lab.scenario import CallStep, Expect
 from pbxguard.lab.wire import Capture, Leg, SipMessage
 from pbxguard.pbx.address import uri_user
@@ -26,7 +27,7 @@ _ASKED_WHERE_SAID = (
     "labels", "two_way_audio", "cli_class", "cli", "shown", "origin_status", "origin_heard", "origin_codec"
 )  # fmt: skip
 
-TAG = "X-Pbxguard-Call"
+TAG = messages.TAG
 #: Names of the markers that the two ends play, as references.
 CALLER, CALLEE = "marker caller", "marker callee"
 
@@ -144,6 +145,7 @@ class Evidence:
     faults: tuple[str, ...]
     folder: Path | None = None
     disturbed: tuple[str, ...] = ()
+    text: Texted | None = None
 
     @property
     def passed(self) -> bool:
@@ -151,6 +153,14 @@ class Evidence:
 
     def as_json(self) -> dict[str, object]:
         """The call as DESIGN section 7 has it in ``report.json``."""
+        found = self._as_json()
+        if self.text is not None:
+            more = self.text.as_json()
+            observed = {**asdict(self.observed), **_table(more.pop("observed"))}
+            found |= {"channel": "sms", "observed": observed} | more
+        return found
+
+    def _as_json(self) -> dict[str, object]:
         return {
             "scenario": self.scenario,
             "title": self.title,
@@ -165,6 +175,10 @@ class Evidence:
             "faults": list(self.faults),
             "disturbed": list(self.disturbed),
         }
+
+
+def _table(value: object) -> dict[str, object]:
+    return value if isinstance(value, dict) else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,8 +397,8 @@ def write(
     """Put the bundle of one call into *folder*: ladder, decision, audio, result. The pcap is there already."""
     folder.mkdir(parents=True, exist_ok=True)
     if legs is not None:
-        messages = messages_of(capture, legs)
-        (folder / "ladder.txt").write_text(ladder(messages, topology.names()), encoding="utf-8")
+        drawn = ladder(messages_of(capture, legs), topology.names())
+        (folder / "ladder.txt").write_text(drawn, encoding="utf-8")
         sound = legs.caller.audio_to_caller()
         heard.write_wav(folder / "heard-by-caller.wav", sound if len(sound) else np.zeros(1, np.int16))
         if legs.callee is not None:
@@ -392,6 +406,9 @@ def write(
         if legs.origin is not None:
             sound = legs.origin.audio_to_caller()
             heard.write_wav(folder / "heard-by-origin.wav", sound if len(sound) else np.zeros(1, np.int16))
+    elif evidence.text is not None:
+        drawn = ladder(messages.messages_of(capture, evidence.text.tag), topology.names())
+        (folder / "ladder.txt").write_text(drawn, encoding="utf-8")
     if decision is not None:
         _write_json(folder / "decision.json", asdict(decision))
     _write_json(folder / "result.json", evidence.as_json())

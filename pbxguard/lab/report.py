@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pbxguard.errors import BadInput
-from pbxguard.lab import codecs, drawing, evidence, show, topology
+from pbxguard.lab import codecs, drawing, evidence, messages, show, topology
 from pbxguard.lab.evidence import Evidence, Piece
 from pbxguard.lab.heard import Samples
 from pbxguard.lab.run import Run
@@ -47,7 +47,9 @@ def write(run: Run, pack_id: str) -> None:
 
 
 def heard_words(call: Evidence) -> str:
-    """What the caller heard, in words."""
+    """What the caller heard, in words; of a text where it arrived."""
+    if call.text is not None:
+        return messages.words(call.text.observed)
     seen = call.observed
     if seen.verdict == "none":
         answered = "answered by the gateway" if seen.answered else f"SIP {seen.sip_status} of the gateway"
@@ -69,6 +71,8 @@ def callee_words(call: Evidence) -> str:
 
 def why_words(call: Evidence, pack_id: str) -> str:
     """The reason in plain English, its first sentence."""
+    if call.text is not None:
+        return "Texts are not screened yet."
     if call.observed.reason == "guard_failed":
         return "The handler gave no verdict; the trunk's failure policy decided."
     if call.observed.verdict == "none":
@@ -102,6 +106,8 @@ def _junit(run: Run, path: Path) -> None:
                 f"elapsed: {elapsed}, post-dial delay {_milliseconds(call.observed.post_dial_ms)}",
                 f"the caller heard: {_WORDS.get(call.observed.heard, call.observed.heard) or 'not looked at'}",
             ]
+            if call.text is not None:
+                told = [*call.faults, heard_words(call)]
             if folder is not None:
                 page = (run.folder / "report.html").resolve().as_uri()
                 told += [f"evidence: {folder.as_uri()}/", f"report: {page}#{folder.name}"]
@@ -198,6 +204,8 @@ def _row(call: Evidence, number: int, pack_id: str) -> dict[str, Any]:
 
 def _timings(call: Evidence) -> list[tuple[str, str]]:
     seen = call.observed
+    if call.text is not None:
+        return [("from the first MESSAGE to the last answer", _milliseconds(seen.total_ms))] if seen.total_ms else []
     found = [("post-dial delay", _milliseconds(seen.post_dial_ms))]
     if seen.audio_ms is not None:
         found.append(("first audio packet", _milliseconds(seen.audio_ms)))
@@ -216,6 +224,9 @@ def _wire(folder: Path, call: Evidence) -> tuple[drawing.Ladder | None, list[_Au
         capture = Capture.load(folder / "call.pcap")
     except BadInput:
         return None, []
+    if call.text is not None:
+        wire = messages.messages_of(capture, call.text.tag)
+        return (drawing.draw_ladder(wire, topology.names(), []) if wire else None), []
     leg = next((leg for leg in capture.calls().values() if leg.call_id == call.call_id), None)
     if leg is None:
         return None, []

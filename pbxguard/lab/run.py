@@ -18,15 +18,17 @@ from pathlib import Path
 from pbxguard import prompts
 from pbxguard.config import Settings
 from pbxguard.errors import LabUnavailable, PbxguardError
-from pbxguard.lab import evidence, expectations
+from pbxguard.lab import evidence, expectations, messages
 from pbxguard.lab.callers import Callers, Placing
 from pbxguard.lab.capture import capturing, join, merge
 from pbxguard.lab.disturb import Moments, Told, disturbed
 from pbxguard.lab.evidence import Evidence, Observed
 from pbxguard.lab.goip.plan import GatewayPlan
 from pbxguard.lab.links import LinkUnsupported
+from pbxguard.lab.messages import Texted, TextObserved
 from pbxguard.lab.room import CALLS
 from pbxguard.lab.scenario import CallStep, Expect, Given, Scenario, Step
+from pbxguard.lab.texts import Texting
 from pbxguard.lab.topology import PHONES, members, number_of
 from pbxguard.lab.waiting import wait_for
 from pbxguard.lab.wire import Capture
@@ -122,13 +124,15 @@ class Stage:
         world: The lab.
         state: State folder of the handler that is running.
         callers: Open connections to the actors.
+        texting: What sends texts, where that is wanted.
     """
 
-    def __init__(self, world: World, state: Path, callers: Callers) -> None:
+    def __init__(self, world: World, state: Path, callers: Callers, texting: Texting | None = None) -> None:
         self.world = world
         self.settings: Settings = world.settings
         self.state = state
         self.callers = callers
+        self.texting = texting
         self.pack = load_pack(self.settings.pack)
         self._lines: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._quiet = asyncio.Condition()
@@ -204,6 +208,32 @@ class Stage:
             await asyncio.to_thread(merge, path, own, near.address)
         await asyncio.to_thread(_keep, [path, *before], pcap)
         return _Placed(tag, pcap, broken)
+
+    async def text(self, step: Step, folder: Path, *, scenario: str) -> Evidence:
+        """Send one text and leave its evidence in *folder*. The guard is not asked: texts are not screened yet."""
+        if step.text is None or self.texting is None:
+            raise LabUnavailable("no text to send, or nothing that sends it")
+        tag, seen, broken = secrets.token_hex(8), TextObserved(), tuple[str, ...]()
+        captures = self.world.root / "captures"
+        async with capturing(self.world.engine, self.world.watcher, captures, tag) as path:
+            try:
+                seen = await self.texting.send(step.text, tag, path)
+            except PbxguardError as error:
+                broken = (str(error),)
+        pcap = folder / "call.pcap"
+        await asyncio.to_thread(_keep, [path], pcap)
+        capture = await asyncio.to_thread(Capture.load, pcap)
+        wire = messages.messages_of(capture, tag)
+        took = (wire[-1].at - wire[0].at) * 1000 if wire else None
+        observed = replace(
+            _NOTHING, verdict="unscreened", reason="not_screened", sip_status=seen.message, total_ms=took
+        )
+        text = Texted(tag, step.text, step.expect_text, seen)
+        wrong = broken + messages.faults(step.text, step.expect_text, seen)
+        call_id = wire[0].call_id if wire else ""
+        result = Evidence(scenario, step.title, call_id, step.call, None, observed, wrong, folder, text=text)
+        await asyncio.to_thread(evidence.write, folder, capture, None, result, None)
+        return result
 
     async def judge(
         self, placed: _Placed, step: CallStep, scenario: str, title: str, expected: Expect | None, told: Told,
@@ -415,10 +445,12 @@ def changed_by(scenario: Scenario) -> set[str]:
 def _length(scenario: Scenario) -> int:
     """How long it takes, counted in calls: one that rings until the PBX gives up is as long as ten."""
     rings = {phone.number for phone in PHONES if phone.behaviour == "rings"}
-    each = [
-        10 if step.call.number in rings and step.call.hang_up_after is None and step.expect.verdict == "allow" else 1
-        for step in scenario.step
-    ]
+
+    def waits(step: Step) -> bool:
+        allowed = step.expect is not None and step.expect.verdict == "allow"
+        return allowed and step.call.number in rings and step.call.hang_up_after is None
+
+    each = [10 if waits(step) else 1 for step in scenario.step]
     return max(each) if scenario.together else sum(each)
 
 
@@ -479,8 +511,11 @@ class _Deal:
         try:
             await _finished(partial(world.handler.start, state))
             self._watch.say(index, "")
-            async with Callers.open(world.engine, world.passwords.ami, world.net, world.gateways) as callers:
-                yield Stage(world, state, callers)
+            async with (
+                Callers.open(world.engine, world.passwords.ami, world.net, world.gateways) as callers,
+                Texting.open(world, callers) as texting,
+            ):
+                yield Stage(world, state, callers, texting)
         finally:
             await _finished(partial(world.handler.start, world.state) if index == 0 else world.handler.stop)
 
@@ -490,7 +525,7 @@ class _Deal:
             self.taken[number] = stage.world.net.index
             async with stage.undisturbed(scenario):
                 try:
-                    self.done[number] = await _run_one(stage, scenario, self._folder, self._watch)
+                    self.done[number] = await _Playing(stage, scenario, self._folder, self._watch).evidence()
                 except LinkUnsupported as error:
                     # Without that fault its calls would show something else than they say.
                     self.done[number] = []
@@ -498,73 +533,94 @@ class _Deal:
                     self._watch.skipped(stage.world.net.index, scenario, str(error))
 
 
-async def _run_one(stage: Stage, scenario: Scenario, root: Path, watch: Watch) -> list[Evidence]:
-    """The evidence of its calls.
+class _Playing:
+    """One scenario in one world."""
 
-    Raises:
-        LinkUnsupported: A link cannot be made as it says.
-    """
-    world = stage.world.net.index
+    def __init__(self, stage: Stage, scenario: Scenario, root: Path, watch: Watch) -> None:
+        self._stage = stage
+        self._scenario = scenario
+        self._root = root
+        self._watch = watch
 
-    async def place(number: int, step: Step, moments: Moments | None, *, at_caller: bool) -> _Placed | Evidence:
-        suffix = f"-{number}" if len(scenario.step) > 1 else ""
-        watch.started(world, scenario, step)
-        folder = root / f"{scenario.name}{suffix}"
+    async def evidence(self) -> list[Evidence]:
+        """Place its calls, and judge them.
+
+        Raises:
+            LinkUnsupported: A link cannot be made as it says.
+        """
+        stage, scenario = self._stage, self._scenario
+        found: list[Evidence] = []
+        gateways: dict[str, GatewayPlan] = {}
+        steps = list(enumerate(scenario.step, start=1))
+        for batch in [steps] if scenario.together else [[step] for step in steps]:
+            given = batch[0][1].given
+            if scenario.alone:
+                gateways.update((str(name), plan) for name, plan in given.gateway.items())
+                await stage.set_up(gateways)
+            await asyncio.to_thread(stage.give, given)
+            disturbance = stage.disturbed(given.handler)
+            await asyncio.to_thread(disturbance.__enter__)
+            try:
+                found += await self._batch(batch)
+            finally:
+                await asyncio.to_thread(disturbance.__exit__, None, None, None)
+        return found
+
+    async def _batch(self, batch: Sequence[tuple[int, Step]]) -> list[Evidence]:
+        """Steps that are placed at once, under what befalls links and programs in the first."""
+        first = batch[0][1]
+        ill = bool(first.links or first.disturb)
+        told, moments = Told(), Moments()
+        faults: tuple[str, ...] = ()
+        placed: list[_Placed | Evidence] = []
         try:
-            return await stage.place(step.call, folder, step.expect, moments, at_caller=at_caller)
+            async with disturbed(self._stage.world, self._stage.state, moments, first.links, first.disturb) as told:
+                placed = await asyncio.gather(
+                    *(self._place(n, step, moments if step is first else None, at_caller=ill) for n, step in batch)
+                )
+        except LinkUnsupported:
+            raise
         except PbxguardError as error:
-            return Evidence(scenario.name, step.title, "", step.call, step.expect, _NOTHING, (str(error),))
+            faults = (str(error),)
+        outcomes = placed or [self._failed(step) for _, step in batch]
+        waits = first.given.handler == "running"
+        return await asyncio.gather(
+            *(
+                self._judge(step, each, told, faults, wait_decision=waits)
+                for (_, step), each in zip(batch, outcomes, strict=True)
+            )
+        )
 
-    async def judge(step: Step, placed: _Placed | Evidence, told: Told, faults: tuple[str, ...]) -> Evidence:
+    async def _place(
+        self, number: int, step: Step, moments: Moments | None, *, at_caller: bool
+    ) -> _Placed | Evidence:
+        suffix = f"-{number}" if len(self._scenario.step) > 1 else ""
+        self._watch.started(self._stage.world.net.index, self._scenario, step)
+        folder = self._root / f"{self._scenario.name}{suffix}"
+        try:
+            if step.text is not None:
+                return await self._stage.text(step, folder, scenario=self._scenario.name)
+            return await self._stage.place(step.call, folder, step.expect, moments, at_caller=at_caller)
+        except PbxguardError as error:
+            return self._failed(step, str(error))
+
+    async def _judge(
+        self, step: Step, placed: _Placed | Evidence, told: Told, faults: tuple[str, ...], *, wait_decision: bool
+    ) -> Evidence:
         if isinstance(placed, Evidence):
             result = replace(placed, faults=(*placed.faults, *faults))
         else:
             placed = replace(placed, broken=(*placed.broken, *faults))
-            asked = (step.call, scenario.name, step.title, step.expect)
+            asked = (step.call, self._scenario.name, step.title, step.expect)
             try:
-                result = await stage.judge(placed, *asked, told, wait_decision=handler == "running")
+                result = await self._stage.judge(placed, *asked, told, wait_decision=wait_decision)
             except PbxguardError as error:
-                result = Evidence(scenario.name, step.title, "", step.call, step.expect, _NOTHING, (str(error),))
-        watch.ended(world, result)
+                result = self._failed(step, str(error))
+        self._watch.ended(self._stage.world.net.index, result)
         return result
 
-    found: list[Evidence] = []
-    steps = list(enumerate(scenario.step, start=1))
-    gateways: dict[str, GatewayPlan] = {}
-    for batch in [steps] if scenario.together else [[step] for step in steps]:
-        first = batch[0][1]
-        given = first.given
-        if scenario.alone:
-            gateways.update((str(name), plan) for name, plan in given.gateway.items())
-            await stage.set_up(gateways)
-        handler = given.handler
-        await asyncio.to_thread(stage.give, given)
-        disturbance = stage.disturbed(handler)
-        await asyncio.to_thread(disturbance.__enter__)
-        try:
-            ill = bool(first.links or first.disturb)
-            told = Told()
-            faults: tuple[str, ...] = ()
-            placed: list[_Placed | Evidence] = []
-            moments = Moments()
-            try:
-                async with disturbed(stage.world, stage.state, moments, first.links, first.disturb) as told:
-                    placed = await asyncio.gather(
-                        *(place(n, step, None if step is not first else moments, at_caller=ill) for n, step in batch)
-                    )
-            except LinkUnsupported:
-                raise
-            except PbxguardError as error:
-                faults = (str(error),)
-            nothing = [
-                Evidence(scenario.name, step.title, "", step.call, step.expect, _NOTHING, ()) for _, step in batch
-            ]
-            found += await asyncio.gather(
-                *(judge(step, each, told, faults) for (_, step), each in zip(batch, placed or nothing, strict=True))
-            )
-        finally:
-            await asyncio.to_thread(disturbance.__exit__, None, None, None)
-    return found
+    def _failed(self, step: Step, *why: str) -> Evidence:
+        return Evidence(self._scenario.name, step.title, "", step.call, step.expect, _NOTHING, why)
 
 
 async def _finished(work: Callable[[], object], hurry: Callable[[], None] = lambda: None) -> None:

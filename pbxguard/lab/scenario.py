@@ -15,10 +15,12 @@ from pbxguard.errors import BadInput, UnknownName
 from pbxguard.lab.goip.plan import MAX_LINES, GatewayPlan
 from pbxguard.lab.links import LinkFault
 from pbxguard.lab.listening import Sound
-from pbxguard.lab.topology import CALLERS, GROUPS, PHONES, members, number_of
+from pbxguard.lab.topology import CALLERS, GROUPS, PHONES, TEXT_GATEWAY, members, number_of
 
 #: Most calls that the matrix of one file makes.
 MAX_COMBINATIONS = 500
+#: Bytes of a text: what the protocol of the gateways takes, and what of the PBX's own fits into a line of AMI.
+MAX_TEXT, MAX_TEXT_BY_PBX = 3000, 740
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_-]*"
 _WHOLE = re.compile(r"\$\{(" + _NAME + r")\}")
@@ -257,15 +259,85 @@ def message_key(key: str) -> tuple[str, str, str]:
     return found[1] or "caller", found[2], found[3]
 
 
+class TextStep(_Part):
+    """A text through a GOIP gateway.
+
+    Attributes:
+        way: How it begins: ``gsm`` reaches the SIM of a line from outside, ``udp`` is sent by the SMS server (bulk
+            session), ``http`` by send.html, ``pbx`` by the PBX as MESSAGE to the gateway.
+        gateway: Which gateway.
+        line: Which of its lines, from 1; any that is free when left out.
+        sender: Who sends it: of ``gsm`` a number or name, of ``pbx`` a number or the name of a telephone.
+        to: Who gets it: of ``gsm`` the telephone that the line forwards its texts to, "" for none (the SMS server
+            gets every one); of the others a mobile number.
+        body: The text, exactly.
+        repeat: How often the body stands in the text, for long ones.
+    """
+
+    way: Literal["gsm", "udp", "http", "pbx"]
+    gateway: str = TEXT_GATEWAY
+    line: Annotated[int, Field(ge=1, le=MAX_LINES)] | None = None
+    sender: str = ""
+    to: str = ""
+    body: str
+    repeat: Annotated[int, Field(ge=1, le=MAX_TEXT)] = 1
+
+    @property
+    def whole(self) -> str:
+        """The text as it is sent."""
+        return self.body * self.repeat
+
+    @property
+    def call(self) -> CallStep:
+        """The same in a call's words, for tables: who, to whom, by which trunk."""
+        senders = {"gsm": "", "udp": "SMS server", "http": "send.html", "pbx": "pbx"}
+        return CallStep(cli=self.sender or senders[self.way], callee=self.to or "SMS server", trunk=self.gateway)
+
+
+class ExpectText(_Part):
+    """What must become of a text; what is left out is not asked, but for the body.
+
+    Attributes:
+        body: The text as it arrives, wherever it does; as it was sent when left out.
+        bodies: The same for one place, where it is another there: ``phone``, ``server``, ``gsm``.
+        message: Final status of the MESSAGE between gateway and PBX.
+        phone: Name of the telephone that took the MESSAGE from the PBX, "" for none.
+        server: Whether the SMS server got it (RECEIVE).
+        gsm: Whether the mobile network took it.
+        report: TP-Status of the delivery report that the SMS server got (DELIVER); 0 is delivered.
+        sender: Whom its receiver was told as sender.
+        answer: Regular expression found in what the sender's side was told: ``OK`` over UDP, ``DONE`` over HTTP.
+    """
+
+    body: str | None = None
+    bodies: dict[Literal["phone", "server", "gsm"], str] = {}
+    message: int | None = None
+    phone: str | None = None
+    server: bool | None = None
+    gsm: bool | None = None
+    report: int | None = None
+    sender: str | None = None
+    answer: str | None = None
+
+    @field_validator("answer")
+    @classmethod
+    def _pattern(cls, answer: str | None) -> str | None:
+        if answer is not None:
+            _compiled(answer)
+        return answer
+
+
 class Step(_Part):
-    """One call of a scenario."""
+    """One call of a scenario, or one text: that has ``text`` and ``expect_text``, and no ``expect``."""
 
     title: str
     given: Given = Given()
     links: tuple[LinkFault, ...] = ()
     disturb: tuple[Disturb, ...] = ()
     call: CallStep
-    expect: Expect
+    expect: Expect | None = None
+    text: TextStep | None = None
+    expect_text: ExpectText = ExpectText()
 
 
 class Scenario(_Part):
@@ -321,7 +393,7 @@ class CallInFile(CallStep):
 
 
 class StepInFile(_Part):
-    """One call of a scenario.
+    """One call of a scenario, or one text.
 
     Attributes:
         title: What a newcomer reads in the table; the file's title when left out.
@@ -330,15 +402,19 @@ class StepInFile(_Part):
             too. Everything is put right after the call.
         disturb: What happens to the handler and the PBX while the call is under way.
         call: The call.
-        expect: What must be observed.
+        expect: What must be observed of the call.
+        text: A text instead of a call.
+        expect_text: What must become of the text.
     """
 
     title: str = ""
     given: Given = Given()
     links: tuple[LinkFault, ...] = ()
     disturb: tuple[Disturb, ...] = ()
-    call: CallInFile
-    expect: Expect
+    call: CallInFile | None = None
+    expect: Expect | None = None
+    text: TextStep | None = None
+    expect_text: ExpectText | None = None
 
 
 class ScenarioFile(_Part):
@@ -519,6 +595,9 @@ def _step(step: StepInFile, file: ScenarioFile, where: str, chosen: Mapping[str,
     """The step with its actors put in; whoever and whatever it names is there."""
     cast = _Cast(file.actors, where)
     expect, given = step.expect, step.given
+    call, text = cast.step(step)
+    if expect is None:
+        expect = Expect(verdict="allow", reason="", sip_status=0)  # of a text, and not used
     if expect.prompt and expect.prompt not in prompts.names():
         raise BadInput(f"{where}: no prompt {expect.prompt[:80]!r}; {_near(expect.prompt, prompts.names())}")
     headers = {}
@@ -544,10 +623,14 @@ def _step(step: StepInFile, file: ScenarioFile, where: str, chosen: Mapping[str,
         ),
         links=tuple(map(cast.link, step.links)),
         disturb=step.disturb,
-        call=cast.call(step.call),
-        expect=expect.model_copy(
+        call=call,
+        expect=None
+        if text is not None
+        else expect.model_copy(
             update={"headers": headers, "rang": None if expect.rang is None else tuple(map(cast.phone, expect.rang))}
         ),
+        text=text,
+        expect_text=step.expect_text or ExpectText(),
     )
 
 
@@ -611,6 +694,48 @@ class _Cast:
         if not callee:
             raise self._wrong("the call has no `callee`: a number, or the name of a telephone")
         return CallStep(**values | {"callee": self.phone(callee), "display_name": values["display_name"] or ""})
+
+    def step(self, step: StepInFile) -> tuple[CallStep, TextStep | None]:
+        """The call of a step; of a text its words in a call's, and the text."""
+        if step.text is not None:
+            for key in ("call", "expect"):
+                if getattr(step, key) is not None:
+                    raise self._wrong(f"a step with `text` has no `{key}`: what is expected stands in `expect_text`")
+            text = self.text(step.text, step.expect_text or ExpectText())
+            return text.call, text
+        if step.call is None or step.expect is None:
+            raise self._wrong(f"key {'call' if step.call is None else 'expect'!r} is missing; or give `text`")
+        if step.expect_text is not None:
+            raise self._wrong("`expect_text` is for a step with `text`; a call has `expect`")
+        return self.call(step.call), None
+
+    def text(self, text: TextStep, expected: ExpectText) -> TextStep:
+        """The text with its actors put in, when all that it names is there and it can be sent that way."""
+        gateways = {each.name: each for each in CALLERS if each.gateway is not None}
+        if text.gateway not in gateways:
+            raise self._wrong(f"text.gateway: {text.gateway[:80]!r} is none; {_near(text.gateway, gateways)}")
+        most = MAX_TEXT_BY_PBX if text.way == "pbx" else MAX_TEXT
+        size = len(text.whole.encode("utf-8", "replace"))
+        if not 1 <= size <= most or "\0" in text.whole:
+            raise self._wrong(f"text.body: {size} bytes, or a NUL; a text of way {text.way} has 1 to {most}")
+        to, sender = text.to, text.sender
+        if text.way == "gsm":
+            if not (1 <= len(sender) <= 40 and sender.isprintable() and ";" not in sender):
+                raise self._wrong("text.sender: who sends it to the SIM, 1 to 40 characters without a semicolon")
+            to = self.phone(to) if to else ""
+        else:
+            if not re.fullmatch(r"[0-9+*#]{1,32}", to):
+                raise self._wrong(f"text.to: {to[:80]!r} is no number; way {text.way} sends to a mobile number")
+            if text.way != "pbx" and sender:
+                raise self._wrong(f"text.sender: of way {text.way} the sender is the SIM of the line; leave it out")
+        if text.way == "pbx":
+            sender = self.phone(sender or PHONES[0].name)
+        if (to if text.way == "gsm" else text.way == "pbx") and gateways[text.gateway].registers_at != "pbx":
+            raise self._wrong(f"text.gateway: {text.gateway} is no trunk of the PBX, so no MESSAGE goes between them")
+        phones = [each.name for each in PHONES]
+        if expected.phone and expected.phone not in phones:
+            raise self._wrong(f"expect_text.phone: {expected.phone[:80]!r} is none; {_near(expected.phone, phones)}")
+        return text.model_copy(update={"to": to, "sender": sender})
 
     def _wrong(self, said: str) -> BadInput:
         return BadInput(f"{self._where}: {said}")

@@ -202,6 +202,9 @@ HOME = Topology()
 #: The mobile network: where GSM callers are, and what a gateway's SIMs dial into.
 MOBILE = "natl"
 
+#: The gateway that texts go through where a scenario names none.
+TEXT_GATEWAY = "goip1"
+
 # Addresses are those of world 0.
 CALLERS = (
     Caller("intl", "intl_gateway", HOME.carrier[21], "intl-gateway"),

@@ -311,6 +311,11 @@ class World:
         self.engine.start(self._asterisk(name, folder))
         wait_until(lambda: self.lines_registered(name), 60, f"the accounts of {name} to register")
 
+    def gateway_in_use(self, name: str) -> bool:
+        """Whether somebody's box answers the questions of a gateway's Asterisk."""
+        code, text = self.engine.run(self.container(name), "asterisk", "-rx", "manager show connected")
+        return code == 0 and "lab " in text
+
     def lines_registered(self, name: str) -> bool:
         """Whether every account of a gateway is registered, as it sees it; one without accounts only has to run."""
         code, text = self.engine.run(self.container(name), "asterisk", "-rx", "pjsip show registrations")

@@ -452,7 +452,7 @@ async def test_who_holds_connections_does_not_get_more(web: Web, monkeypatch: py
 
 def run(*words: str, state: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-m", "pbxguard", "lab", "goip", *words],
+        [sys.executable, "-m", "pbxguard", "lab", "goip", "--no-sip", *words],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"PBXGUARD_STATE": str(state), "COLUMNS": "200"},
     )  # fmt: skip

@@ -1,116 +1,237 @@
-"""``pbxguard lab goip``: a gateway without radio on this machine, for SMS servers and for looking at."""
+"""``pbxguard lab goip``: a gateway without radio, for SMS servers, for real calls of the lab, and for looking at."""
 
 import asyncio
 import contextlib
 import json
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import click
+from pydantic import ValidationError
 from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from pbxguard.cli.context import out, printable, reported
-from pbxguard.lab.goip import profiles
-from pbxguard.lab.goip.box import MAX_LINES, Box, LinePlan, Mode
+from pbxguard.cli.context import App, err, out, pass_app, printable, reported
+from pbxguard.errors import BadInput, LabUnavailable, PbxguardError
+from pbxguard.lab.callers import Callers
+from pbxguard.lab.goip.address import lab_address
+from pbxguard.lab.goip.box import Mode
 from pbxguard.lab.goip.control import Device, steady_clock
+from pbxguard.lab.goip.gateway import WEB_USER
 from pbxguard.lab.goip.mobile import MobileNetwork
+from pbxguard.lab.goip.plan import MAX_LINES, GatewayPlan
+from pbxguard.lab.goip.profiles import CallerId
 from pbxguard.lab.goip.protocol import Identity
-from pbxguard.lab.goip.sims import MAX_SIMS, Rotation, RotationKind, SimTable
+from pbxguard.lab.goip.sims import MAX_SIMS, RotationKind
 from pbxguard.lab.goip.web import Web
+from pbxguard.lab.topology import CALLERS, PHONES, number_of
+from pbxguard.lab.world import World
 
+GATEWAYS = tuple(caller.name for caller in CALLERS if caller.gateway is not None)
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _REFRESH_S = 1.0
 _COLUMNS = ("line", "udp", "number", "network", "state", "voip", "server", "told", "lost")
 
 
-@click.command(epilog="Example: pbxguard lab goip --lines 4 --server 127.0.0.1:44444")
-@click.option("--lines", default=4, show_default=True, type=click.IntRange(1, MAX_LINES))
+@click.command(epilog="Example: pbxguard lab goip --lines 4 --forward zhang --server 127.0.0.1:44444")
+@click.option("--actor", type=click.Choice(GATEWAYS),
+              help=f"Gateway of the lab that is up.  [default: {GATEWAYS[0]} when it is up]")  # fmt: skip
+@click.option("--no-sip", is_flag=True, help="A box of its own, without the lab and without SIP.")
+@click.option("--lines", type=click.IntRange(1, MAX_LINES), help="[default: the lab's own setting, else 4]")
+@click.option("--forward", metavar="PHONE",
+              help="Number or telephone that GSM calls go to; without it the caller hears a dial tone.")  # fmt: skip
+@click.option("--sms-forward", metavar="PHONE", help="Number or telephone that texts go to, as MESSAGE.")
 @click.option("--server", default="127.0.0.1:44444", show_default=True, metavar="HOST:PORT", help="The SMS server.")
 @click.option("--listen", default="127.0.0.1:9991", show_default=True, metavar="HOST:PORT",
               help="UDP of line 1; the others have the next ports. Port 0: any.")  # fmt: skip
 @click.option("--http", default="127.0.0.1:8086", show_default=True, metavar="HOST:PORT",
               help="send.html, send_status.xml and status.xml; their user is admin.")  # fmt: skip
-@click.option("--id", "name", default="goip", show_default=True, help="Line 2 says NAME-2.")
+@click.option("--id", "name", default="goip", show_default=True, help="Line 2 says NAME-2 to the SMS server.")
 @click.option("--password", default="goip", show_default=True, help="Of every line, and of the pages.")
-@click.option("--profile", default="dbl", show_default=True, metavar="NAME|FILE", help="Wire image of its SIP.")
-@click.option("--mode", default=Mode.SINGLE.value, show_default=True, type=click.Choice([m.value for m in Mode]))
+@click.option("--profile", metavar="NAME|FILE", help="Wire image of its SIP.  [default: dbl]")
+@click.option("--mode", type=click.Choice([m.value for m in Mode]), help="Configuration mode.  [default: single]")
+@click.option("--caller-id", type=click.Choice([c.value for c in CallerId]), help="What SIP gets of a GSM caller.")
+@click.option("--cid-prefix", metavar="RULES", help="Rewriting of the GSM caller's number, as 9:-9+852.")
 @click.option("--sims", type=click.IntRange(1, MAX_SIMS), help="SIMs in the box; as many as lines unless said.")
-@click.option("--rotation", default="never", show_default=True, type=click.Choice([r.value for r in RotationKind]))
-@click.option("--every", default=1, show_default=True, type=click.IntRange(1), help="Calls or minutes of --rotation.")
+@click.option("--rotation", type=click.Choice([r.value for r in RotationKind]), help="When a line changes its SIM.")
+@click.option("--every", type=click.IntRange(1), help="Calls or minutes of --rotation.  [default: 1]")
 @click.option("--json", "as_json", is_flag=True, help="The status as a line of JSON, now and at each change.")
+@pass_app
 @reported
 def goip(
-    lines: int,
-    server: str,
-    listen: str,
-    http: str,
-    name: str,
-    password: str,
-    profile: str,
-    mode: str,
-    sims: int | None,
-    rotation: str,
-    every: int,
-    *,
-    as_json: bool,
-) -> None:
-    """A GOIP gateway without radio: its UDP SMS/control protocol and its pages, until Ctrl-C.
+    app: App, /, actor: str | None, forward: str | None, sms_forward: str | None, server: str, listen: str, http: str,
+    name: str, password: str, *, no_sip: bool, as_json: bool, **settings: Any,
+) -> None:  # fmt: skip
+    """A GOIP gateway without radio: SIP lines, the UDP SMS/control protocol and the pages, until Ctrl-C.
+
+    With the lab up it takes over one of the lab's gateways: its lines register and carry calls, with these settings
+    while it runs and the lab's own afterwards. Ring a SIM with `pbxguard lab call --trunk natl --to NUMBER`, the
+    number from the table. Without the lab there is no SIP.
 
     It stays on this machine or in the lab's networks, and its SIMs and numbers are made up. A text to the number of
-    one of its SIMs arrives there. SIP is not part of it.
+    one of its SIMs arrives there.
     """
-    image = profiles.load(profile)
-    # By line a routing prefix is mandatory: here every line takes every number.
-    plans = [LinePlan(prefixes=tuple("0123456789") if mode == Mode.LINE else ())] * lines
-    box = Box(
-        plans,
-        SimTable.fictional(max(sims or lines, lines)),
-        clock=steady_clock(),
-        mode=Mode(mode),
-        rotation=Rotation(RotationKind(rotation), every),
-        busy_status=image.busy_status.value,
-    )
-    identities = [Identity(f"{name}-{line.number}", password) for line in box.lines]
-    device = Device(box, MobileNetwork(), identities, server=server, listen=listen)
-    web = Web(device, http, "admin", password)
-    asyncio.run(_run(device, web, profile, as_json=as_json))
+    changes = {key: value for key, value in settings.items() if value is not None}
+    ports = Ports(server, listen, http, name, password)
+    targets = {key: _target(f"--{key}", who) for key, who in (("forward", forward), ("sms-forward", sms_forward))}
+    if no_sip and (actor or forward or sms_forward):
+        raise BadInput("--no-sip is a box without SIP: leave out --actor, --forward and --sms-forward")
+    world = None if no_sip else _lab(app, actor)
+    if world is None:
+        if not no_sip:
+            err.print("no lab is up here, so there is no SIP; `pbxguard lab up` starts one", markup=False)
+        plan = planned(GatewayPlan(), changes)
+        device = Device(
+            plan.box(steady_clock()), MobileNetwork(), ports.identities(plan.lines), server=server, listen=listen
+        )
+        web = Web(device, http, WEB_USER, password)
+        asyncio.run(_alone(View(device, web, plan, as_json=as_json)))
+        return
+    with world, world.busy(alone=False):
+        actor = actor or GATEWAYS[0]
+        caller = world.net.caller(actor)
+        plan = planned(caller.gateway or GatewayPlan(), changes | {"forward": bool(forward)})
+        for address, what in ((server, "--server"), (listen, "--listen"), (http, "--http")):
+            lab_address(address, what, any_port=True)  # before anything is restarted
+        if world.gateway_in_use(actor):
+            raise LabUnavailable(f"{actor} is at work for another `pbxguard lab` command; end that first")
+        try:
+            world.gateway(actor, plan)
+            asyncio.run(_attached(world, actor, plan, ports, targets, as_json=as_json))
+        finally:
+            world.gateway(actor)
 
 
-async def _run(device: Device, web: Web, profile: str, *, as_json: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where the SMS server is and the gateway listens, and what it says it is."""
+
+    server: str
+    listen: str
+    http: str
+    name: str
+    password: str = field(repr=False)
+
+    def identities(self, lines: int) -> list[Identity]:
+        return [Identity(f"{self.name}-{line}", self.password) for line in range(1, lines + 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is shown; *actor* is the lab's gateway, "" without SIP."""
+
+    device: Device
+    web: Web
+    plan: GatewayPlan
+    actor: str = ""
+    as_json: bool = False
+
+
+def planned(plan: GatewayPlan, changes: Mapping[str, Any]) -> GatewayPlan:
+    """The plan with these changes.
+
+    Raises:
+        BadInput: They do not go together; which is named.
+    """
+    values = {key: getattr(plan, key) for key in plan.model_fields_set} | dict(changes)
+    if values.get("mode") == Mode.GROUP and not values.get("groups"):
+        lines = values.get("lines", plan.lines)
+        values["groups"] = ["abcd"[line % 4] for line in range(lines)]  # a SIM box with four groups
+    if (lines := values.get("lines")) and (sims := values.get("sims")) and sims < lines:
+        values["sims"] = lines
+    try:
+        return GatewayPlan.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = "".join(f"--{str(part).replace('_', '-')}: " for part in first["loc"][:1])
+        raise BadInput(f"{where}{str(first['msg']).removeprefix('Value error, ')}") from error
+
+
+def _target(option: str, who: str | None) -> str:
+    number = number_of(who or "")
+    if who and not (number.isascii() and number.isdigit() and len(number) <= 20):
+        names = ", ".join(phone.name for phone in PHONES)
+        raise BadInput(f"{option}: {printable(who)[:40]!r} is neither a number nor a telephone of the lab ({names})")
+    return number
+
+
+def _lab(app: App, actor: str | None) -> World | None:
+    """The lab that is up; None where there is none, and none was asked for by name."""
+    try:
+        world = World(app.settings, app.config_path, say=lambda line: err.print(line, markup=False))
+        try:
+            world.require_up()
+        except PbxguardError:
+            world.engine.close()
+            raise
+    except PbxguardError:
+        if actor is not None:
+            raise
+        return None
+    return world
+
+
+async def _alone(view: View) -> None:
+    async with view.device, view.web:
+        await _show(view)
+
+
+async def _attached(
+    world: World, actor: str, plan: GatewayPlan, ports: Ports, targets: Mapping[str, str], *, as_json: bool
+) -> None:
+    async with Callers.open(world.engine, world.passwords.ami, world.net, world.gateways) as callers:
+        gateway = await callers.gateway(actor)
+        gateway.forward_all(targets["forward"])
+        async with gateway.texting(
+            server=ports.server, listen=ports.listen, http=ports.http, password=ports.password, ids=ports.name
+        ) as (device, web):
+            with contextlib.ExitStack() as stack:
+                for line in gateway.box.lines:
+                    stack.enter_context(gateway.forwarding_texts(line.number, targets["sms-forward"]))
+                await _show(View(device, web, plan, actor, as_json), lambda: gateway.broken)
+
+
+async def _show(view: View, broken: Callable[[], str] = lambda: "") -> None:
+    """Show it until a signal.
+
+    Raises:
+        LabUnavailable: Its Asterisk went away meanwhile.
+    """
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in _ENDING:
         loop.add_signal_handler(number, ended.set)
-    async with device, web:
-        if as_json:
-            await _as_json(device, web, profile, ended)
-            return
+    if view.as_json:
+        await _as_json(view, ended, broken)
+    else:
         if not out.is_terminal:
             out.width = 150
         with contextlib.ExitStack() as stack:
-            live = stack.enter_context(Live(_table(device, web), console=out)) if out.is_terminal else None
+            live = stack.enter_context(Live(_table(view), console=out)) if out.is_terminal else None
             if live is None:
-                out.print(_table(device, web))
-            while not await _waited(ended):
+                out.print(_table(view))
+            while not (await _waited(ended) or broken()):
                 if live is not None:
-                    live.update(_table(device, web))
+                    live.update(_table(view))
         if live is None:
-            out.print(_table(device, web))
+            out.print(_table(view))
+    if why := broken():
+        raise LabUnavailable(f"{view.actor}: {why}; `pbxguard lab status` shows the lab")
 
 
-async def _as_json(device: Device, web: Web, profile: str, ended: asyncio.Event) -> None:
+async def _as_json(view: View, ended: asyncio.Event, broken: Callable[[], str]) -> None:
     before = ""
     while True:
-        now = json.dumps(_status(device, web, profile))
+        now = json.dumps(_status(view))
         if now != before:
             click.echo(now)
             before = now
-        if await _waited(ended):
+        if await _waited(ended) or broken():
             return
 
 
@@ -121,12 +242,14 @@ async def _waited(ended: asyncio.Event) -> bool:
     return ended.is_set()
 
 
-def _status(device: Device, web: Web, profile: str) -> dict[str, Any]:
+def _status(view: View) -> dict[str, Any]:
+    device, web = view.device, view.web
     host, port = web.address()
     return {
         "server": "{}:{}".format(*device.server),
         "http": f"{host}:{port}",
-        "profile": profile,
+        "actor": view.actor or None,
+        "profile": view.plan.profile,
         "mode": device.box.mode.value,
         "texts_sent": len(device.network.sent),
         "lines": [
@@ -151,11 +274,12 @@ def _status(device: Device, web: Web, profile: str) -> dict[str, Any]:
     }
 
 
-def _table(device: Device, web: Web) -> RenderableType:
+def _table(view: View) -> RenderableType:
+    device, web = view.device, view.web
     host, port = web.address()
     # 80 columns hold it.
     table = Table(
-        title=f"GOIP in {device.box.mode} mode; Ctrl-C ends it\n"
+        title=f"{view.actor or 'GOIP without SIP'} in {device.box.mode} mode; Ctrl-C ends it\n"
         f"SMS server {device.server[0]}:{device.server[1]}, pages http://{host}:{port}/default/en_US/",
         title_justify="left",
         header_style="bold",
