@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import os
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
@@ -230,6 +231,21 @@ def test_the_wire_image_is_the_profile(world: World) -> None:
     assert next(line for line in lines if line.startswith("o=")).startswith(f"o={image.sdp_origin_user.value} ")
     offered = next(line for line in lines if line.startswith("m=audio")).split()[3:]
     assert offered[:2] == ["8", "0"]
+    # OPTIONS are answered by the PBX.
+    code, contacts = world.engine.run(world.container("goip1"), "asterisk", "-rx", "pjsip show contacts")
+    assert code == 0
+    assert re.search(r"registrar/sip:\S+\s+\S+\s+Avail", contacts), contacts
+
+
+async def test_an_invite_is_answered_with_180_then_183(world: World) -> None:
+    """The switch abroad gets ringing, then early media with SDP, before the mobile network says anything."""
+    world.gateway("goip2")
+    call = Placing(os.urandom(8).hex(), "goip2", "+85261234567", "19900000201", hang_up_after=2)
+    async with callers(world) as placing, watched(world, "overseas", "natl") as paths:
+        await placing.place(call, limit=30)
+    leg = tagged(paths["overseas"])[call.id]
+    assert [(p.status, p.has_sdp) for p in leg.provisionals if p.status != 100] == [(180, False), (183, True)]
+    assert leg.final_status == 487
 
 
 def test_without_its_box_a_gateway_refuses(world: World) -> None:
