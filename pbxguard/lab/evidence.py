@@ -211,12 +211,18 @@ def legs_of(capture: Capture, tag: str) -> Legs | None:
     return Legs(inbound[0], outbound[0] if outbound else None, origin)
 
 
-def messages_of(capture: Capture, legs: Legs) -> list[SipMessage]:
-    """The messages of the call on all its legs, in order of time; a ring group has several legs to telephones."""
+def every_leg(capture: Capture, legs: Legs) -> list[Leg]:
+    """All legs of the call: a gateway has some before the PBX, a ring group several to telephones."""
     tag = legs.caller.invite.header(TAG)
-    of_call = {leg.call_id for leg in (legs.caller, legs.callee, legs.origin) if leg is not None}
+    known = {leg.call_id: leg for leg in (legs.caller, legs.callee, legs.origin) if leg is not None}
     if tag is not None:
-        of_call |= {leg.call_id for leg in capture.calls().values() if leg.invite.header(TAG) == tag}
+        known |= {leg.call_id: leg for leg in capture.calls().values() if leg.invite.header(TAG) == tag}
+    return list(known.values())
+
+
+def messages_of(capture: Capture, legs: Legs) -> list[SipMessage]:
+    """The messages of the call on all its legs, in order of time."""
+    of_call = {leg.call_id for leg in every_leg(capture, legs)}
     return [message for message in capture.messages if message.call_id in of_call]
 
 

@@ -231,16 +231,17 @@ def _wire(folder: Path, call: Evidence) -> tuple[drawing.Ladder | None, list[_Au
     if leg is None:
         return None, []
     legs = evidence.legs_of(capture, leg.invite.header(evidence.TAG) or "") or evidence.Legs(leg, None)
-    streams = [*legs.caller.streams_to_caller, *legs.caller.streams_to_callee]
-    for leg in (legs.callee, legs.origin):
-        if leg is not None:
-            streams += [*leg.streams_to_caller, *leg.streams_to_callee]
+    streams = [
+        stream
+        for each in evidence.every_leg(capture, legs)
+        for stream in (*each.streams_to_caller, *each.streams_to_callee)
+    ]
     ladder = drawing.draw_ladder(evidence.messages_of(capture, legs), topology.names(), streams)
     seen = call.observed
     sounds = [_audio("caller", legs.caller.audio_to_caller(), seen.heard, seen.pieces)]
     if legs.callee is not None:
         sounds.append(_audio("callee", legs.callee.audio_to_callee(), seen.callee_heard, seen.callee_pieces))
-    if legs.origin is not None:
+    if legs.origin is not None and legs.reached:
         sounds.append(_audio("origin", legs.origin.audio_to_caller(), seen.origin_heard, seen.origin_pieces))
     return ladder, sounds
 
