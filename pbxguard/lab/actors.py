@@ -394,9 +394,10 @@ def gateway(folder: Path, caller: Caller, plan: GatewayPlan, passwords: Secrets,
         "sdp_session": image.sdp_session.value,
         "sdp_owner": image.sdp_origin_user.value,
         "send_rpid": "yes" if caller_id is CallerId.RPID else "no",
+        "send_pai": "yes" if caller_id is CallerId.PAI else "no",
         "options_s": str(image.options_s.value),
         "progress": "\n".join(progress[status] for status in image.progress.value),
-        "display_name": "",
+        "who": "id=${UNIQUEID}&channel=${URIENCODE(${CHANNEL(name)})}",
         "texts": "\n".join(f"[texts-{account}]\ninclude => texts" for account in accounts or (caller.name,)),
         "accounts": "\n".join(
             _line_account(account, passwords.goip, plan, caller_id, str(registrar), registers=account in accounts)

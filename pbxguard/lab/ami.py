@@ -24,9 +24,9 @@ Fields = Mapping[str, str]
 class Ami:
     """A connection that is made once and never again: who owns it decides what a lost one means.
 
-    panoramisk 1.4 reports a wrong password only as an attribute, reconnects after ``close`` and repeats
-    unanswered orders after a reconnect, which would dial twice: so connecting is checked here, nothing is
-    repeated, and ``lost`` is called when the connection breaks.
+    panoramisk 1.4 reports a wrong password only as an attribute, reconnects whatever the reason, after ``close`` too,
+    and repeats unanswered orders then, which would dial twice: so connecting is checked here, its reconnecting is
+    taken out, and ``lost`` is called when the connection breaks.
 
     Attributes:
         lost: Called once when the connection breaks.
@@ -59,7 +59,7 @@ class Ami:
             raise LabUnavailable(
                 f"AMI at {address}:{topology.AMI_PORT} does not answer; `pbxguard lab status` shows the lab"
             ) from error
-        manager.on_disconnect = lambda *_: ami.lost()
+        manager.connection_lost = lambda *_: ami.lost()
         return ami
 
     def on(self, event: str, watcher: Callable[[Fields], None]) -> None:
@@ -108,6 +108,7 @@ class Ami:
 
     def close(self) -> None:
         self.lost = lambda: None
-        self._manager.on_disconnect = lambda *_: None
-        self._manager.connection_lost = lambda *_: None  # no reconnect after an intended end
+        # What is scheduled already does nothing any more.
+        self._manager.connection_lost = lambda *_: None
+        self._manager.connect = lambda *_, **__: None
         self._manager.close()

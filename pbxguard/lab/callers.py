@@ -217,13 +217,16 @@ class Callers:
             LabUnavailable: It does not answer.
         """
         async with self._connecting:
+            known = self._gateways.get(name)
+            if known is not None and known.broken:
+                self._gateways.pop(name).close()
             if name not in self._gateways:
                 caller = self._net.caller(name)
                 plan = self._plans.get(name) or caller.gateway
                 if plan is None:
                     raise LabUnavailable(f"{name} is no gateway")
                 ami = await Ami.connect(caller.address, self._secret)
-                self._gateways[name] = await Gateway.open(name, plan, ami, caller.bank)
+                self._gateways[name] = await Gateway.open(name, plan, ami, self._net.guard_address, caller.bank)
             return self._gateways[name]
 
     def forget(self, name: str) -> None:
@@ -241,12 +244,12 @@ class Callers:
     async def _by_sipp(self, call: Placing, limit: float) -> None:
         container = self._net.name(call.trunk)
         name = f"{call.id}.xml"
-        scenario = _sipp_scenario(call)
+        scenario = sipp_scenario(call)
         # Each call has a port of its own; the PBX knows the trunk by its address alone.
         port = 20000 + int(call.id[:4], 16) % 5000 * 2
         command = (
             "sipp", "-sf", f"{_SIPP_FOLDER}/{name}", "-m", "1", "-p", str(port), "-mp", str(port + 12000),
-            "-nostdin", "-timeout", f"{int(limit)}s", "-timeout_error", "-s", call.callee, *_sipp_keys(call),
+            "-nostdin", "-timeout", f"{int(limit)}s", "-timeout_error", "-s", call.callee, *sipp_keys(call),
             f"{self._net.pbx_carrier}:{topology.SIP_PORT}",
         )  # fmt: skip
         await asyncio.to_thread(self._engine.put, container, _SIPP_FOLDER, {name: scenario.encode()})
@@ -255,13 +258,13 @@ class Callers:
             raise LabUnavailable(f"sipp on {call.trunk} ended with {code}: {text.strip()[-300:]}")
 
 
-def _sipp_keys(call: Placing) -> tuple[str, ...]:
+def sipp_keys(call: Placing) -> tuple[str, ...]:
     """Text that SIPp puts in as it is: in a scenario it would take blanks out and read brackets."""
     more = "\r\n".join(f"{name}: {value}" for name, value in call.headers.items())
     return ("-key", "more", more, "-key", "session", call.session or "lab", "-key", "sdp", call.sdp)
 
 
-def _sipp_scenario(call: Placing) -> str:
+def sipp_scenario(call: Placing) -> str:
     """A SIPp client: INVITE exactly as asked, any provisional, then a refusal (ACK) or an answer (ACK, BYE)."""
     if call.offer:
         body = (

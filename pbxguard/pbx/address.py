@@ -21,6 +21,9 @@ _DIGIT = re.compile(r"[0-9]")
 #: What asks for an asserted identity to be kept back: Privacy (RFC 3323 section 4.2, RFC 3325 section 9.3), or the
 #: privacy of a Remote-Party-ID.
 _PRIVATE = re.compile(r"(?:^|[;,\s])(?:id|user)(?=$|[;,\s])", re.IGNORECASE)
+#: A name and no number, nor one of those that a withheld number has.
+_WITHHELD = "anonymous|unknown|unavailable|restricted|withheld|private"
+_ACCOUNT = re.compile(rf"(?!{_WITHHELD})[a-z][a-z0-9._-]{{0,63}}", re.IGNORECASE)
 _PRIVATE_RPID = re.compile(r";\s*privacy\s*=\s*\"?(?:full|uri)", re.IGNORECASE)
 
 #: What pjsip does not print as it is in a user part but as ``%`` and two lower-case digits: all but unreserved and
@@ -55,18 +58,18 @@ def caller_user(address: str, *, raw: bool = False) -> str:
     return one_spelling(unquote(user) if raw else user)
 
 
-def asserted_user(pai: str, rpid: str, sender: str = "", *, raw: bool = False) -> str | None:
+def asserted_user(pai: str, rpid: str, *, account: str | None = None, raw: bool = False) -> str | None:
     """The user part of what the network says of the caller: P-Asserted-Identity, else Remote-Party-ID, else None.
 
-    Of Remote-Party-ID (draft-ietf-sip-privacy-04) only one about the caller counts. One of which its sender says that
-    nobody verified it (``screen=no``) is no more than From, so it counts only where From has no number: there a GOIP
-    gateway writes its account, and the GSM caller here (GoIP User Manual, "Use Remote Party ID"). Who sent it is
-    judged elsewhere.
+    Of Remote-Party-ID (draft-ietf-sip-privacy-04) only one about the caller counts, and not one of which its sender
+    says that nobody verified it (``screen=no``): that is no more than From. A GOIP gateway writes so of the GSM
+    caller, with the name of its account in From (GoIP User Manual, "Use Remote Party ID"): there it counts. Who sent
+    it is judged elsewhere.
 
     Args:
         pai: P-Asserted-Identity, a name-addr or, as FreeSWITCH hands it on, the user part alone.
         rpid: Remote-Party-ID.
-        sender: The user part of From.
+        account: The user part of From, for a call of a GOIP gateway; None for one of somebody else.
         raw: As in ``caller_user``.
     """
     if pai:
@@ -74,7 +77,7 @@ def asserted_user(pai: str, rpid: str, sender: str = "", *, raw: bool = False) -
             return caller_user(pai, raw=raw) or None
         return one_spelling(pai) or None
     said = rpid.rpartition(">")[2].lower().replace(" ", "").split(";")
-    unverified = "screen=no" in said and sender.removeprefix("+").isdecimal()
+    unverified = "screen=no" in said and not (account and _ACCOUNT.fullmatch(account))
     if not rpid or unverified or "party=called" in said:
         return None
     return caller_user(rpid, raw=raw) or None

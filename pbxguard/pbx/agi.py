@@ -115,7 +115,9 @@ def call_from_agi(request: AgiRequest, trunk: Trunk, at: datetime) -> Call:
         cli=cli,
         callee=text("callee"),
         display_name=text("name", 80),
-        asserted=asserted_user(text("pai"), text("rpid"), cli, raw=True),
+        asserted=asserted_user(
+            text("pai"), text("rpid"), account=cli if trunk.kind == "sim_gateway" else None, raw=True
+        ),
         diverted_by=diverted_by(text("div", 400), raw=True),
         user_agent=text("ua", 100),
         source=text("source", 64),

@@ -261,7 +261,7 @@ def call_from_esl(event: dict[str, str], trunk: Trunk, at: datetime) -> Call:
         asserted=asserted_user(
             event.get("variable_sip_P-Asserted-Identity", "")[-200:],
             event.get("variable_sip_Remote-Party-ID", "")[-200:],
-            cli,
+            account=cli if trunk.kind == "sim_gateway" else None,
         ),
         diverted_by=diverted_by(diversion),
         user_agent=text("variable_sip_user_agent", 60),

@@ -3,17 +3,17 @@
 import asyncio
 import itertools
 import os
-import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pbxguard.lab import heard, listening
-from pbxguard.lab.callers import Callers, Placing
+from pbxguard.lab.callers import Callers, Placing, sipp_keys, sipp_scenario
 from pbxguard.lab.capture import capturing
 from pbxguard.lab.evidence import TAG, legs_of
 from pbxguard.lab.goip.box import Event, State, StateChanged
@@ -231,10 +231,14 @@ def test_the_wire_image_is_the_profile(world: World) -> None:
     assert next(line for line in lines if line.startswith("o=")).startswith(f"o={image.sdp_origin_user.value} ")
     offered = next(line for line in lines if line.startswith("m=audio")).split()[3:]
     assert offered[:2] == ["8", "0"]
-    # OPTIONS are answered by the PBX.
-    code, contacts = world.engine.run(world.container("goip1"), "asterisk", "-rx", "pjsip show contacts")
+    wait_until(lambda: " Avail " in contact_of_pbx(world), 40, "the PBX to answer OPTIONS")
+
+
+def contact_of_pbx(world: World) -> str:
+    """How the gateway sees its registrar."""
+    code, said = world.engine.run(world.container("goip1"), "asterisk", "-rx", "pjsip show contacts")
     assert code == 0
-    assert re.search(r"registrar/sip:\S+\s+\S+\s+Avail", contacts), contacts
+    return next((line for line in said.splitlines() if "registrar/" in line), "")
 
 
 async def test_an_invite_is_answered_with_180_then_183(world: World) -> None:
@@ -260,3 +264,46 @@ def test_without_its_box_a_gateway_refuses(world: World) -> None:
         return code == 0 and "0 active channels" in text
 
     wait_until(idle, 30, "the gateway to have no channel")
+
+
+#: What a caller may write to reach the box's connection to its Asterisk: line ends that forge headers and whole
+#: events there, in the number, the name, the extension and Diversion.
+ATTACKS = {
+    "an event in From": {"cli": "1%0d%0a%0d%0aEvent%3a%20Shutdown%0d%0aX%3a%201"},
+    "a header in From": {"cli": "1%0d%0aUniqueid%3a%20forged%0d%0aX%3a%201"},
+    "an event in the name": {"display_name": "x%0d%0a%0d%0aEvent%3a%20DialEnd%0d%0aDialStatus%3a%20ANSWER"},
+    "arguments in Diversion": {
+        "headers": {
+            "Diversion": f"<sip:1%0aagi_arg_1%3a%20incoming%0aagi_extension%3a%2013957103001%0aagi_arg_2%3a%201%0dX"
+            f"%0a{'A' * 900}@x>"
+        }
+    },
+    "an event in the extension": {"callee": "1%0d%0a%0d%0aEvent%3a%20Shutdown%0d%0aX%3a%201"},
+    "a device in the extension": {"callee": "1&Local%2fcall%40caller%2c60%2cU(x)"},
+}
+
+
+@pytest.mark.parametrize("attack", list(ATTACKS))
+async def test_what_a_caller_writes_does_not_reach_the_box(world: World, attack: str) -> None:
+    """An INVITE full of line ends is refused or carried, and the next call goes through the same gateway."""
+    world.gateway("goip2", GatewayPlan(lines=1, mode="trunk", registers=False))
+    plain: dict[str, Any] = {"cli": "+85261234567", "callee": ANSWERING, "raw": True}
+    hostile = Placing(os.urandom(8).hex(), "goip2", **(plain | ATTACKS[attack]))
+    scenario = sipp_scenario(hostile).encode()
+    async with callers(world) as placing:
+        gateway = await placing.gateway("goip2")
+        container = world.container("overseas")
+        await asyncio.to_thread(world.engine.put, container, "/tmp", {"attack.xml": scenario})
+        command = (
+            "sipp", "-sf", "/tmp/attack.xml", "-m", "1", "-p", "20100", "-nostdin", "-timeout", "20s",
+            "-timeout_error", "-s", hostile.callee, *sipp_keys(hostile), f"{world.net.caller('goip2').address}:5060",
+        )  # fmt: skip
+        code, said = await asyncio.to_thread(world.engine.run, container, *command, timeout=30)
+        assert code in (0, 1), said
+        await wait_for(lambda: gateway.box.line(1).state is State.IDLE, 20, "the line to be idle")
+        assert gateway.broken == ""
+        async with watched(world, "overseas", "pbx") as paths:
+            call = Placing(os.urandom(8).hex(), "goip2", "+85261234567", ANSWERING)
+            await placing.place(call, limit=30)
+        assert gateway.broken == ""
+    assert sounds(tagged(paths["overseas"])[call.id].audio_to_caller(), "callee") is Sound.WHOLE

@@ -243,6 +243,28 @@ def test_diversion_is_told_original_callee_first(value: str, users: tuple[str, .
 
 
 @pytest.mark.parametrize(
+    ("account", "counts"),
+    [
+        ("goip1", True),
+        ("goip1-32", True),
+        (None, False),  # a carrier's call
+        ("13012345678", False),
+        ("+852-61234567", False),
+        ("0085261234567;ext=1", False),
+        ("anonymous", False),
+        ("Anonymous", False),
+        ("unknown", False),
+        ("", False),
+        ("goip1\r\nX: 1", False),
+    ],
+)
+def test_an_unverified_identity_counts_beside_a_gateways_account_only(account: str | None, counts: bool) -> None:
+    """``screen=no`` is no more than From, but where a gateway has the name of its account in From."""
+    found = address.asserted_user("", "<sip:13800138000@h>;party=calling;screen=no", account=account, raw=True)
+    assert found == ("13800138000" if counts else None)
+
+
+@pytest.mark.parametrize(
     ("pai", "rpid", "asserted"),
     [
         ("<sip:13800138000@h>", "<sip:110@h>", "13800138000"),

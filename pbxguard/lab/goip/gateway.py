@@ -1,7 +1,7 @@
 """Joins a box to the Asterisk that carries its SIP and RTP.
 
-Calls ask the box for a line, and the box hears what became of them; texts go both ways as SIP MESSAGE. Knows AMI and
-the variables of etc/goip/extensions.conf; which line a call gets and which refusal is the box's to say.
+Calls ask the box for a line, and the box hears what became of them; texts go both ways as SIP MESSAGE. Knows AMI, and
+the questions and variables of etc/goip/extensions.conf; which line a call gets and which refusal is the box's to say.
 
 A text that reaches a SIM goes to the "SMS Forward Number" of its line as the vendor's manual has it (GoIP User
 Manual, appendix "SMS To VoIP"): text/plain, From is the line's account, and the number of the GSM sender is the first
@@ -15,11 +15,13 @@ import binascii
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Self
-from urllib.parse import unquote, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
+
+import structlog
 
 from pbxguard.errors import LabUnavailable
 from pbxguard.lab.ami import Ami, Fields
@@ -30,10 +32,13 @@ from pbxguard.lab.goip.endpoint import Timing
 from pbxguard.lab.goip.mobile import Arrived, Happened, MobileNetwork, Text
 from pbxguard.lab.goip.plan import GatewayPlan
 from pbxguard.lab.goip.protocol import Identity, clean_number
+from pbxguard.lab.goip.questions import Questions
 from pbxguard.lab.goip.sims import Sim
 from pbxguard.lab.goip.web import Web
 
 __all__ = ["WEB_USER", "Gateway", "forwarded", "read_forwarded"]
+
+_log = structlog.get_logger(__name__)
 
 #: User of the pages.
 WEB_USER = "admin"
@@ -44,7 +49,6 @@ _TICK = 1.0
 _LINE_LIMIT = 60.0
 #: Seconds for an earlier box to let go of its Asterisk: two would both answer its questions.
 _ALONE_LIMIT = 3.0
-_MAX_ENV = 8192
 #: A line of AMI has 1024 bytes at most, its name included; five pieces hold the longest text and its sender.
 _PIECE, _PIECES = 660, 5
 _NO_PIECE = "AA=="
@@ -68,16 +72,18 @@ class Gateway:
         plan: Its settings, as its Asterisk was configured.
         ami: Connection to its Asterisk.
         box: Its lines.
+        host: The host's address, as its Asterisk reaches it.
 
     Attributes:
         broken: Why it does not work any more, or "".
         from_sip: Texts that came as MESSAGE, with the lab's own tag of each.
     """
 
-    def __init__(self, name: str, plan: GatewayPlan, ami: Ami, box: Box) -> None:
+    def __init__(self, name: str, plan: GatewayPlan, ami: Ami, box: Box, host: IPv4Address) -> None:
         self.name, self.plan, self.box = name, plan, box
         self.broken = ""
         self._ami = ami
+        self._questions = Questions(host, self._answer)
         self._accounts = plan.accounts(name)
         self._cid = CidPrefix.parse(plan.cid_prefix)
         self._calls: dict[str, _Call] = {}
@@ -92,54 +98,63 @@ class Gateway:
         self._told: set[asyncio.Task[None]] = set()
         box.watch(self._on_box)
         ami.lost = self._lost
-        ami.on("AsyncAGIStart", self._on_question)
         ami.on("DialState", self._on_progress)
         ami.on("DialEnd", self._on_progress)
-        ami.on("Hangup", self._on_hangup)
         ami.on("Registry", self._on_registry)
         ami.on("UserEvent", self._on_message)
 
     @classmethod
-    async def open(cls, name: str, plan: GatewayPlan, ami: Ami, bank: int = 0) -> Self:
-        """A gateway whose Asterisk runs with this plan.
+    async def open(cls, name: str, plan: GatewayPlan, ami: Ami, host: IPv4Address, bank: int = 0) -> Self:
+        """A gateway whose Asterisk runs with this plan; the connection is closed when it cannot be had.
 
         Raises:
             LabUnavailable: Asterisk does not take orders, or takes them from another box.
         """
+        gateway = cls(name, plan, ami, plan.box(steady_clock(), bank), host)
+        try:
+            await gateway._begin()
+        except BaseException:
+            gateway.close()
+            raise
+        return gateway
+
+    async def _begin(self) -> None:
         # A box that has just been closed may still be logged in.
         begun = time.monotonic()
-        while (await ami.console("manager show connected")).count("lab ") > 1:
+        while (await self._ami.console("manager show connected")).count("lab ") > 1:
             if time.monotonic() - begun > _ALONE_LIMIT:
-                ami.close()
                 raise LabUnavailable(
-                    f"{name} is at work for another `pbxguard lab` command; end that, or ring one of its SIMs "
+                    f"{self.name} is at work for another `pbxguard lab` command; end that, or ring one of its SIMs "
                     "with `pbxguard lab call --trunk natl`"
                 )
             await asyncio.sleep(0.1)
-        gateway = cls(name, plan, ami, plan.box(steady_clock(), bank))
-        for row in (await ami.console("pjsip show registrations")).splitlines():
+        await self._questions.__aenter__()
+        await self._ami.order("Setvar", Variable="GOIP_BOX", Value=self._questions.address)
+        for row in (await self._ami.console("pjsip show registrations")).splitlines():
             account = row.strip().partition("/")[0]
-            for line in gateway._accounts.get(account, ()):
-                gateway.box.registered(line, " Registered " in row)
-        return gateway
+            for line in self._accounts.get(account, ()):
+                self.box.registered(line, " Registered " in row)
 
     def close(self) -> None:
         for task in (*self._tasks, *self._told):
             task.cancel()
+        self._questions.close()
         self._ami.close()
 
     def account(self, line: int | None) -> str:
-        """The SIP account by which a switch reaches that line, or any; the gateway's own name where it has none.
+        """The SIP account by which a switch reaches that line, or any; ``NAME-trunk`` for the gateway without one.
 
         Raises:
-            LabUnavailable: No account has the line.
+            LabUnavailable: No account has that line to itself or its group: the gateway would choose.
         """
-        if not self._accounts:
-            return self.name
+        if line is None:
+            return next(iter(self._accounts), f"{self.name}-trunk")
         for account, lines in self._accounts.items():
-            if line is None or line in lines:
+            if line in lines and account != self.name:
                 return account
-        raise LabUnavailable(f"{self.name} has no account with line {line}; it has {', '.join(self._accounts)}")
+        raise LabUnavailable(
+            f"{self.name} in {self.plan.mode} mode chooses the line itself; leave `line` out, or use another mode"
+        )
 
     @asynccontextmanager
     async def forwarding(self, number: str, line: int | None = None) -> AsyncIterator[Sim]:
@@ -285,53 +300,46 @@ class Gateway:
 
     # -- what its Asterisk asks and says -------------------------------------------------------------------
 
-    def _on_question(self, event: Fields) -> None:
-        """A channel waits for the box."""
-        env = _env(event.get("Env", ""))
-        unique, channel = event.get("Uniqueid", ""), event.get("Channel", "")
-        match env.get("agi_arg_1"):
+    def _answer(self, script: str, asked: Mapping[str, str]) -> Variables:
+        """A channel waits for the box; what it asks is of the dialplan's own making or numbers."""
+        unique = asked.get("id", "")[:64]
+        match script:
             case "dial":
-                answer = self._dial(unique, channel, env)
+                return self._dial(unique, asked)
             case "incoming":
-                answer = self._incoming(unique, channel, env)
+                return self._incoming(unique, asked)
             case "answered":
-                answer = {}
                 if call := self._calls.get(unique):
                     self.box.connected(call.line)
             case "over":
-                answer = self._over(unique, env.get("agi_arg_2", ""))
-            case _:
-                answer = {}
-        for name, value in answer.items():
-            self._command(channel, f'SET VARIABLE {name} "{value}"')
-        self._command(channel, "ASYNCAGI BREAK")
+                return self._over(unique, asked.get("cause", ""))
+        return {}
 
-    def _dial(self, unique: str, channel: str, env: Mapping[str, str]) -> Variables:
-        account = env.get("agi_arg_2", "")
+    def _dial(self, unique: str, asked: Mapping[str, str]) -> Variables:
+        account = asked.get("account", "")
         lines = self._accounts.get(account, ())
         try:
-            source = IPv4Address(env.get("agi_arg_3", "").partition(":")[0])
+            source = IPv4Address(asked.get("source", "").partition(":")[0])
         except ValueError:
             source = None
         found = self.box.dial(
-            env.get("agi_extension", ""),
+            asked.get("number", ""),
             line=lines[0] if len(lines) == 1 else None,
             group=account.removeprefix(f"{self.name}-"),
             source=source,
         )
         if isinstance(found, Refusal):
             return {"GOIP_STATUS": str(found.status)}
-        self._calls[unique] = _Call(found.number, channel)
+        self._calls[unique] = _Call(found.number, asked.get("channel", ""))
         # The called GSM subscriber sees the SIM, never the caller on the SIP side.
         return {"GOIP_LINE": str(found.number), "GOIP_SIM": found.sim.msisdn, "GOIP_NUMBER": found.party}
 
-    def _incoming(self, unique: str, channel: str, env: Mapping[str, str]) -> Variables:
-        rung = env.get("agi_extension", "")
+    def _incoming(self, unique: str, asked: Mapping[str, str]) -> Variables:
+        rung, cli = asked.get("number", ""), clean_number(asked.get("cli", ""))
         line = next((each for each in self.box.lines if each.sim.msisdn == rung), None)
-        cli = env.get("agi_arg_2", "")
         if line is None or not self.box.incoming(line.number, cli):
             return {}
-        self._calls[unique] = _Call(line.number, channel)
+        self._calls[unique] = _Call(line.number, asked.get("channel", ""))
         account = next((name for name, lines in self._accounts.items() if line.number in lines), self.name)
         return {
             "GOIP_LINE": str(line.number),
@@ -358,11 +366,6 @@ class Gateway:
             case "ANSWER":
                 self.box.connected(call.line)
 
-    def _on_hangup(self, event: Fields) -> None:
-        call = self._calls.pop(event.get("Uniqueid", ""), None)
-        if call is not None:
-            self.box.hung_up(call.line, NORMAL_CLEARING)
-
     def _on_registry(self, event: Fields) -> None:
         account = event.get("Username", "").removeprefix("sip:").partition("@")[0]
         for line in self._accounts.get(account, ()):
@@ -385,9 +388,6 @@ class Gateway:
             if channel is not None:
                 self._orders.put_nowait(("Hangup", {"Channel": channel, "Cause": str(NORMAL_CLEARING)}))
 
-    def _command(self, channel: str, command: str) -> None:
-        self._orders.put_nowait(("AGI", {"Channel": channel, "Command": command}))
-
     def _notify(self) -> None:
         async def tell() -> None:
             async with self._changed:
@@ -398,30 +398,18 @@ class Gateway:
         task.add_done_callback(self._told.discard)
 
     async def _work(self) -> None:
-        """Orders one after the other: what is set has to be there before the channel goes on."""
+        """Orders one after the other."""
         while True:
             action, fields = await self._orders.get()
-            with suppress(LabUnavailable):  # its channel may be gone meanwhile
+            try:
                 await self._ami.order(action, **fields)
+            except (LabUnavailable, ValueError) as error:  # its channel may be gone meanwhile
+                _log.debug("gateway's order not taken", action=action, why=str(error)[:200])
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_TICK)
             self.box.tick()
-
-
-def _env(text: str) -> dict[str, str]:
-    """The AGI header block of an ``AsyncAGIStart``.
-
-    Of a name that is there twice the last value: a caller's name may hold line ends (``%0A`` in its SIP URI) and so
-    forge lines, but extension and arguments come after all that a caller writes.
-    """
-    found = {}
-    for line in unquote(text[:_MAX_ENV]).split("\n"):
-        name, colon, value = line.partition(": ")
-        if colon:
-            found[name] = value
-    return found
 
 
 def _dialable(number: str) -> str:

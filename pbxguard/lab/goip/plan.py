@@ -58,8 +58,8 @@ class GatewayPlan(BaseModel):
             number (by line, where a prefix is mandatory, each line has all ten digits).
         groups: The group of each line, in order, ``a`` to ``d``; for group mode.
         sources: Trunk mode: addresses whose INVITEs are taken.
-        caller_id: What the SIP side gets of a GSM caller: ``account`` (nothing), ``rpid`` or ``from``. None: the
-            profile's.
+        caller_id: What the SIP side gets of a GSM caller: ``account`` (nothing), ``rpid``, ``pai`` or ``from``. None:
+            the profile's.
         cid_prefix: Rewriting of the GSM caller's number, ``9:-9+852``.
         forward: A GSM call goes to the number that its line forwards to. False: the gateway answers it and plays a
             dial tone, and the caller dials on (two-stage dialling).

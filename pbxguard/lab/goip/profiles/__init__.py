@@ -31,10 +31,11 @@ class Evidence(StrEnum):
 
 
 class CallerId(StrEnum):
-    """The three modes of "Caller ID, GSM to SIP" in the vendor manual."""
+    """The three modes of "Caller ID, GSM to SIP" in the vendor manual, and a variant of the second."""
 
     ACCOUNT = "account"  # disabled: From is the SIP account
     RPID = "rpid"  # From stays the account, Remote-Party-ID has the CLI
+    PAI = "pai"  # the same with P-Asserted-Identity: so a reverse engineering calls that header
     FROM = "from"  # the CLI as SIP caller id
 
 
