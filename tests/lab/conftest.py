@@ -22,6 +22,19 @@ def _usable() -> str:
     return ""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the lab that all share come last: others have one of their own, and an engine holds one."""
+    items.sort(key=_shares_the_lab)
+
+
+def _shares_the_lab(item: pytest.Item) -> bool:
+    found = getattr(item, "_fixtureinfo", None)
+    chain = list(found.name2fixturedefs.get("world", ())) if found is not None else []
+    while chain and "world" in chain[-1].argnames:  # a fixture that puts something around the shared one
+        chain.pop()
+    return bool(chain) and chain[-1].scope == "session"
+
+
 @pytest.fixture(name="world", scope="session")
 def _world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """The lab, up. Where root and Docker are at hand a missing lab is an error, never a skip."""

@@ -13,7 +13,7 @@ import pytest
 
 from pbxguard.config import Settings
 from pbxguard.errors import LabUnavailable
-from pbxguard.lab import vectors
+from pbxguard.lab import room, vectors
 from pbxguard.lab.run import Run, run_scenarios
 from pbxguard.lab.scenario import load
 from pbxguard.lab.world import FREESWITCH_IMAGE, World
@@ -24,7 +24,7 @@ SCENARIOS = [scenario for scenario in FILES if scenario.pbx in (None, "freeswitc
 STEPS = [(scenario.name, number) for scenario in SCENARIOS for number in range(len(scenario.step))]
 VECTORS = vectors.scenarios(Settings())
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(name="switch", scope="module")
@@ -48,8 +48,10 @@ def _switch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture(name="run", scope="module")
 def _run(switch: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """All scenarios on FreeSWITCH, placed once."""
-    return asyncio.run(run_scenarios(switch, SCENARIOS, tmp_path_factory.mktemp("fs-evidence")))
+    """All scenarios on FreeSWITCH, placed once, by two worlds side by side."""
+    folder = tmp_path_factory.mktemp("fs-evidence")
+    with World(switch.settings, pbx="freeswitch", index=1) as second:
+        return asyncio.run(run_scenarios(switch, SCENARIOS, folder, calls=room.calls(2), beside=[second]))
 
 
 @pytest.mark.parametrize(("name", "number"), STEPS, ids=[f"{name}-{number + 1}" for name, number in STEPS])

@@ -10,7 +10,7 @@ import pytest
 from pbxguard import prompts
 from pbxguard.config import Settings
 from pbxguard.errors import LabUnavailable
-from pbxguard.lab import callers, evidence, report, vectors
+from pbxguard.lab import callers, evidence, report, room, vectors
 from pbxguard.lab.callers import Callers, Placing
 from pbxguard.lab.evidence import Evidence
 from pbxguard.lab.run import Run, run_scenarios
@@ -24,13 +24,15 @@ STEPS = [(scenario.name, number, step) for scenario in SCENARIOS for number, ste
 
 VECTORS = vectors.scenarios(Settings())
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(name="run", scope="session")
 def _run(world: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """All scenarios, placed once."""
-    run = asyncio.run(run_scenarios(world, FILES, tmp_path_factory.mktemp("evidence")))
+    """All scenarios, placed once, by two worlds side by side."""
+    folder = tmp_path_factory.mktemp("evidence")
+    with World(world.settings, index=1) as second:
+        run = asyncio.run(run_scenarios(world, FILES, folder, calls=room.calls(2), beside=[second]))
     report.write(run, "cn")
     return run
 
