@@ -167,7 +167,7 @@ def test_a_call_that_does_not_end_in_time_is_a_failure(
 
     place = Callers.place
     monkeypatch.setattr(Callers, "place", impatient)
-    monkeypatch.setattr(callers._Ami, "_on_event", lambda *_: None)  # the end of the call is never told
+    monkeypatch.setattr(callers._Originator, "_on_event", lambda *_: None)  # the end of the call is never told
     scenario = [s for s in SCENARIOS if s.name == "default-off"]
     run = asyncio.run(run_scenarios(world, scenario, tmp_path))
     (call,) = run.calls
