@@ -131,6 +131,25 @@ def test_a_broken_text_scenario_says_what_differs(
     assert "expected 'li', observed 'zhang'" in shown
 
 
+def test_a_text_that_is_for_nobody_is_looked_for(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway that forwards where it should forward to nobody is found out: the wire is watched for that too."""
+
+    def to_zhang(self: Gateway, line: int, number: str, tag: str = "") -> AbstractContextManager[None]:
+        assert number == ""
+        return forwarding(self, line, "13957100001", tag)
+
+    forwarding = Gateway.forwarding_texts
+    monkeypatch.setattr(Gateway, "forwarding_texts", to_zhang)
+    (scenario,) = load(SCENARIOS, ("text-from-gsm",))
+    step = next(step for step in scenario.step if step.expect_text.phone == "")
+    run = asyncio.run(run_scenarios(world, [scenario.model_copy(update={"step": (step,)})], tmp_path))
+    (call,) = run.calls
+
+    assert call.faults == ("phone: expected none, observed 'zhang'",)
+
+
 def goip(world: World, *words: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", "pbxguard", "lab", "goip", *words],
