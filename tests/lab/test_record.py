@@ -103,9 +103,8 @@ def test_the_invite_of_a_gateway_is_its_own(trunk: str, keys: set[str]) -> None:
         ("198.18.0.21", 5060), ("198.18.0.10", 5060), sip("INVITE sip:13957100001@y SIP/2.0", more=more)
     )[0]
     (leg,) = Capture.read(pcap([(1.0, packet)])).calls().values()
-    row = DecisionRow(
-        leg.call_id, datetime.now(UTC), "voice", trunk, "odd;", None, "", "13957100001", None, "allow", "x"
-    )
+    who = ("odd;", None, "", "13957100001", None)
+    row = DecisionRow(leg.call_id, datetime.now(UTC), "voice", trunk, *who, "allow", "default")
     found = record._placed(row, Legs(leg, None))
 
     assert found.keys() - {"cli", "callee", "trunk"} == keys

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pbxguard.lab.callers import Callers, Placing
 from pbxguard.lab.capture import capturing
 from pbxguard.lab.evidence import Evidence
 from pbxguard.lab.goip.endpoint import Timing
+from pbxguard.lab.goip.gateway import Gateway
 from pbxguard.lab.goip.server import SmsServer
 from pbxguard.lab.run import run_scenarios
 from pbxguard.lab.scenario import ExpectText, load

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from placed import call_of, not_made
 
 from pbxguard.config import Settings
 from pbxguard.errors import LabUnavailable
@@ -21,6 +22,7 @@ from pbxguard.lab.callers import Callers, Placing
 from pbxguard.lab.engine import Container, Engine
 from pbxguard.lab.evidence import Evidence
 from pbxguard.lab.goip.plan import GatewayPlan
+from pbxguard.lab.links import LinkFault
 from pbxguard.lab.scenario import Given, Scenario
 from pbxguard.lab.topology import Topology
 from pbxguard.lab.waiting import wait_for, wait_until
@@ -209,6 +211,21 @@ async def test_gateways_are_set_up_again_after_a_failure(tmp_path: Path) -> None
     await stage.set_up({})
     await stage.set_up({})
     assert world.tried == ["goip1", "goip1", "goip2"]
+
+
+def test_a_link_that_cannot_be_made_skips_its_scenario_by_name(tmp_path: Path) -> None:
+    """The tests of its calls are skipped with the run's reason; one that has no link is never let off."""
+    done = run.Run("x", tmp_path, skipped=[{"scenario": "a", "why": "no sch_netem here"}])
+    with pytest.raises(pytest.skip.Exception, match="a: no sch_netem here"):
+        call_of(done, "a", 0)
+    with pytest.raises(IndexError):
+        call_of(done, "b", 0)
+    plain = scenario("a")
+    with pytest.raises(AssertionError):
+        not_made(done, [plain])
+    cut = plain.step[0].model_copy(update={"links": (LinkFault(actor="pbx", loss=50),)})
+    linked = plain.model_copy(update={"step": (cut,)})
+    assert not_made(done, [linked, scenario("b")]) == [linked]
 
 
 def others(world: World) -> list[str]:
