@@ -21,7 +21,7 @@ lab: ## bring the lab up and leave it up (take it down: .venv/bin/pbxguard lab d
 	@$(run)pbxguard lab up $(ARGS)
 
 test: ## run all tests, the real calls too (ARGS='...' goes to pytest)
-	@$(prepare) venv engine images freeswitch
+	@$(prepare) venv engine images freeswitch test-tools
 	@$(run)pytest $(ARGS)
 
 check: ## lint, format check, types, import layers

@@ -8,6 +8,8 @@
 #   docker/prepare.sh freeswitch      the lab's FreeSWITCH image where it can be had: a miss is one line and exit 0,
 #                                     and is not tried again for a day
 #   docker/prepare.sh freeswitch-now  the same at once; a miss is exit 3
+#   docker/prepare.sh test-tools      what single tests need besides: Chromium, Node.js with npm; a miss is one line
+#                                     and exit 0, and is not tried again for a day
 #   docker/prepare.sh engine-stop     stops a dockerd that `engine` started itself, no other
 #   docker/prepare.sh images-remove   removes the images that set-up made, no other
 #   docker/prepare.sh tag IMAGE       prints the tag of one lab image: pbxguard/IMAGE:<hash of its folder>
@@ -31,6 +33,7 @@ readonly IMAGES=(asterisk softphone)
 readonly FREESWITCH=$NAMES/freeswitch:latest
 readonly FREESWITCH_LIMIT=90 # seconds for the image, its base included
 readonly FREESWITCH_MISS=$TREE/.state/freeswitch-miss # which recipe could not be built; its age counts
+readonly TOOLS_MISS=$TREE/.state/test-tools-miss # which packages could not be had; its age counts
 readonly MISS_MINUTES=1440   # the age up to which it is not tried again
 readonly SYSTEM_SOCKET=unix:///var/run/docker.sock
 
@@ -97,6 +100,11 @@ apt_install() {
         log_tail "$LOG"
         fail "apt could not fetch or install $* ($why): check the network and apt's sources (log: $LOG)"
     }
+}
+
+# missed_lately FILE WHAT: whether FILE says that WHAT could not be had, and is less than a day old
+missed_lately() {
+    [ "$(cat "$1" 2>/dev/null)" = "$2" ] && [ -n "$(find "$1" -mmin "-$MISS_MINUTES")" ]
 }
 
 # ---- stage venv --------------------------------------------------------------------------------------
@@ -386,11 +394,6 @@ have_freeswitch() {
     [ "$ours" = "$(image_id "$FREESWITCH")" ] || engine_docker tag "$1" "$FREESWITCH"
 }
 
-missed_lately() {
-    [ "$(cat "$FREESWITCH_MISS" 2>/dev/null)" = "$1" ] \
-        && [ -n "$(find "$FREESWITCH_MISS" -mmin "-$MISS_MINUTES")" ]
-}
-
 try_freeswitch() {
     # the base image comes from the registry that did not answer a moment ago
     if [ -z "$no_registry" ] && step "building the image $1 (at most $FREESWITCH_LIMIT s)" \
@@ -409,7 +412,7 @@ stage_freeswitch() {
     local tag why="could not be built here (log: $LOG)"
     tag=$(image_tag freeswitch)
     if have_freeswitch "$tag"; then return; fi
-    if missed_lately "$tag"; then
+    if missed_lately "$FREESWITCH_MISS" "$tag"; then
         why="could not be built here less than a day ago"
     elif try_freeswitch "$tag"; then
         return
@@ -432,6 +435,37 @@ stage_freeswitch_now() {
         log_tail "$LOG" 5
         fail "the FreeSWITCH image could not be built (log: $LOG): $FREESWITCH_REMEDY"
     }
+}
+
+# ---- stage test-tools --------------------------------------------------------------------------------
+
+have_browser() { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null
+
+# One after the other, so that one that cannot be had does not cost the others. Nothing that is there is removed
+# for it: a Node.js of somebody's own may not go together with the distribution's npm.
+stage_test_tools() {
+    local missing=() missed=() package why="could not be installed here (log: $LOG)"
+    have_browser || missing+=(chromium)
+    command -v node >/dev/null || missing+=(nodejs)
+    command -v npm >/dev/null || missing+=(npm)
+    if ((${#missing[@]} == 0)); then return; fi
+    missed=("${missing[@]}")
+    if missed_lately "$TOOLS_MISS" "${missing[*]}"; then
+        why="could not be installed here less than a day ago"
+    elif ! command -v apt-get >/dev/null; then
+        why="cannot be installed without apt-get"
+    elif ! may_be_root || { [ "$(id -u)" != 0 ] && ! sudo -v 2>/dev/null; }; then
+        why="need root or sudo to be installed"
+    else
+        missed=()
+        for package in "${missing[@]}"; do
+            step "installing $package (for single tests)" apt_fetch --no-remove "$package" || missed+=("$package")
+        done
+        rm -f "$TOOLS_MISS"
+        if ((${#missed[@]} == 0)); then return; fi
+        echo "${missed[*]}" >"$TOOLS_MISS"
+    fi
+    say "missing: ${missed[*]}, which $why: the tests that need them are skipped; install the like by hand"
 }
 
 # ---- stages ------------------------------------------------------------------------------------------
@@ -457,7 +491,7 @@ run_command() {
 }
 
 usage() {
-    say "usage: docker/prepare.sh [venv|engine|images|freeswitch|freeswitch-now|engine-stop|images-remove]... | tag IMAGE | run COMMAND... (not: $*)"
+    say "usage: docker/prepare.sh [venv|engine|images|freeswitch|freeswitch-now|test-tools|engine-stop|images-remove]... | tag IMAGE | run COMMAND... (not: $*)"
     exit 2
 }
 
@@ -481,7 +515,7 @@ main() {
     esac
     for stage in "$@"; do
         case $stage in
-            venv | engine | images | freeswitch | freeswitch-now | engine-stop | images-remove) ;;
+            venv | engine | images | freeswitch | freeswitch-now | test-tools | engine-stop | images-remove) ;;
             *) usage "$stage" ;;
         esac
     done

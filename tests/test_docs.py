@@ -17,6 +17,8 @@ from pydantic import BaseModel
 from pbxguard import errors, packs
 from pbxguard.cli.main import pbxguard
 from pbxguard.config import FreeswitchSettings, Settings, TrunkSettings
+from pbxguard.lab import record
+from pbxguard.lab.scenario import load
 from pbxguard.resources import DIALPLANS
 from pbxguard.screening.call import Basis, Block, Failed, Label, Reason, Trunk
 from pbxguard.screening.lists import Action
@@ -206,6 +208,22 @@ def test_every_example_is_a_command_with_options_that_exist(readme: str) -> None
         options = {o for p in known[name].params for o in (*p.opts, *p.secondary_opts)} if name else set()
         wrong += [" ".join(words) for word in words if not name or (word.startswith("--") and word not in options)]
     assert not wrong
+
+
+def test_every_example_of_a_scenario_has_one(readme: str, tmp_path: Path) -> None:
+    """What `lab run` and `lab show` name is a scenario of the lab, of one call where one is shown; `lab record` can
+    make a file of its name.
+    """
+    helps = [command.epilog.removeprefix("Example: pbxguard ") for _, command in commands(pbxguard) if command.epilog]
+    found = [words[1:3] for words in (*examples(readme), *map(shlex.split, helps)) if words[:1] == ["lab"]]
+    named = [(words[0], words[1]) for words in found if len(words) == 2 and not words[1].startswith("-")]
+    steps = {scenario.name: len(scenario.step) for scenario in load(README.parent / "tests" / "scenarios")}
+    calls = {f"{name}-{n + 1}" if many > 1 else name for name, many in steps.items() for n in range(many)}
+    assert {verb for verb, _ in named} >= {"run", "show", "record"}
+    assert {name for verb, name in named if verb == "run"} <= steps.keys()
+    assert {name for verb, name in named if verb == "show"} <= calls
+    for name in (name for verb, name in named if verb == "record"):
+        assert record.target(tmp_path, name, force=False) == tmp_path / f"{name}.toml"
 
 
 def test_every_setting_is_listed_with_its_default(readme: str) -> None:

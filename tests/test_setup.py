@@ -206,6 +206,61 @@ def test_make_stops_at_a_failed_set_up(tree: Path, plain_path: str) -> None:
     assert result.stdout == ""
 
 
+def test_tools_of_single_tests_that_are_there_are_taken(tree: Path, plain_path: str) -> None:
+    """A browser of any name, node and npm that are there: nothing is said, and nothing asked of apt."""
+    for name in ("google-chrome", "node", "npm"):
+        (Path(plain_path) / name).symlink_to("/bin/true")
+    result = run("docker/prepare.sh", "test-tools", cwd=tree, env={"PATH": plain_path})
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_tools_that_cannot_be_had_are_one_line_and_no_failure(opened: Path, plain_path: str) -> None:
+    """Without apt-get, and with it but without root and sudo: what is missing, why, what it costs; exit 0."""
+    (Path(plain_path) / "npm").symlink_to("/bin/true")
+    asked = {"cwd": opened, "env": {"PATH": plain_path}, "user": as_nobody()}
+    without = run("docker/prepare.sh", "test-tools", **asked)  # type: ignore[arg-type]
+    assert (without.returncode, without.stderr.count("\n")) == (0, 1)
+    assert "missing: chromium nodejs, which cannot be installed without apt-get: the tests" in without.stderr
+    if (apt := shutil.which("apt-get")) is None:
+        pytest.skip("set-up with apt: no apt-get on this machine")
+    (Path(plain_path) / "apt-get").symlink_to(apt)
+    no_root = run("docker/prepare.sh", "test-tools", **asked)  # type: ignore[arg-type]
+    assert (no_root.returncode, no_root.stderr.count("\n")) == (0, 1)
+    assert "missing: chromium nodejs, which need root or sudo to be installed: the tests" in no_root.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="set-up with apt: not root")
+@pytest.mark.skipif(shutil.which("apt-get") is None, reason="set-up with apt: no apt-get on this machine")
+def test_tools_that_apt_does_not_have_are_not_tried_again(tree: Path, plain_path: str) -> None:
+    """Each is tried once; the miss is one line, and is tried again after a day."""
+    for name in ("apt-get", "apt-config", "dpkg"):
+        if found := shutil.which(name):
+            (Path(plain_path) / name).symlink_to(found)
+    # apt with no source, and which knows no installed package: it can fetch, change and remove nothing
+    state = tree.parent / "apt"
+    (state / "lists/partial").mkdir(parents=True)
+    (state / "status").write_text("")
+    lines = {
+        "Dir::Etc::SourceList": "/dev/null", "Dir::Etc::SourceParts": "/dev/null", "Dir::State": state,
+        "Dir::State::status": state / "status", "Dir::Cache": state / "cache", "Debug::NoLocking": "true",
+    }  # fmt: skip
+    (state / "conf").write_text("".join(f'{name} "{value}";\n' for name, value in lines.items()))
+    env = {"PATH": plain_path, "APT_CONFIG": str(state / "conf")}
+    missing = "missing: chromium nodejs npm, which could not be installed here"
+
+    first = run("docker/prepare.sh", "test-tools", cwd=tree, env=env)
+    assert first.returncode == 0
+    *tried, said = first.stderr.splitlines()
+    assert [line.split()[3] for line in tried] == ["chromium", "nodejs", "npm"]
+    assert missing in said
+    again = run("docker/prepare.sh", "test-tools", cwd=tree, env=env)
+    assert (again.returncode, again.stderr.count("\n")) == (0, 1)
+    assert f"{missing} less than a day ago" in again.stderr
+    old = time.time() - 25 * 3600
+    os.utime(tree / ".state/test-tools-miss", (old, old))
+    assert "installing chromium" in run("docker/prepare.sh", "test-tools", cwd=tree, env=env).stderr
+
+
 def test_run_hands_on_words_and_exit_code(tree: Path) -> None:
     """`run` passes words with blanks and quotes as they are, and the command's exit code back."""
     script = """printf '%s|' "$@"; exit 7"""

@@ -359,7 +359,7 @@ def record_call(
     out.print(f"run it: pbxguard lab run {name}{where}", markup=False)
 
 
-@lab.command("show", epilog="Example: pbxguard lab show consent")
+@lab.command("show", epilog="Example: pbxguard lab show consent-1")
 @click.argument("wanted", metavar="CALL")
 @click.option("--json", "as_json", is_flag=True)
 @_evidence

@@ -38,7 +38,6 @@ class Arrow:
     kind: str
     time: str
     label: str
-    note: str
     says: str
     text: str
     x1: int
@@ -98,7 +97,6 @@ def draw_ladder(
                 kind=_kind(event) if isinstance(event, SipMessage) else "media",
                 time=time,
                 label=what,
-                note=extra if len(actors) < 3 else "",
                 says=f"{time} ms, {source} to {destination}: {what}" + (f", {extra}" if extra else ""),
                 text=message_text(event) if isinstance(event, SipMessage) else "",
                 x1=column[source],

@@ -420,6 +420,12 @@ def write(
     _write_json(folder / "result.json", evidence.as_json())
 
 
+def write_result(evidence: Evidence) -> None:
+    """Put the result of a call that has a folder into it, in place of an earlier one."""
+    if evidence.folder is not None:
+        _write_json(evidence.folder / "result.json", evidence.as_json())
+
+
 def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False, indent=1, default=str) + "\n", encoding="utf-8")
 

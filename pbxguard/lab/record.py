@@ -24,7 +24,7 @@ from pbxguard.lab.scenario import CallStep, read
 from pbxguard.lab.schema import FILE as SCHEMA
 from pbxguard.lab.topology import CALLERS, PHONES
 from pbxguard.lab.waiting import wait_for
-from pbxguard.lab.wire import Capture
+from pbxguard.lab.wire import Capture, SipMessage
 from pbxguard.lab.world import World
 from pbxguard.packs import load as load_pack
 from pbxguard.screening.call import Subscriber
@@ -36,7 +36,7 @@ LONGEST_CALL = 600
 #: Folders of evidence that are searched for the last call, the newest first.
 _SEARCHED = 2000
 #: Headers of an INVITE that a verdict may rest on, and that the lab can send again.
-_REPEATED = ("P-Asserted-Identity", "Privacy", "Diversion", "History-Info")
+_REPEATED = ("P-Asserted-Identity", "Remote-Party-ID", "Privacy", "Diversion", "History-Info")
 _PLAIN = re.compile(r"\+?[0-9]{0,40}|anonymous")
 
 Value = str | float | bool | list["Value"] | Mapping[str, "Value"]
@@ -214,15 +214,23 @@ def _placed(decision: DecisionRow, legs: Legs) -> dict[str, Value]:
     display = str(decision.extra.get("display_name") or "")
     if display and not withheld:
         found["display_name"] = display
+    if all(caller.gateway is None for caller in CALLERS if caller.name == decision.trunk):
+        found |= _by_hand(cli, invite)
+    cancel = next((message for message in legs.caller.messages if message.method == "CANCEL"), None)
+    if cancel is not None:
+        found["hang_up_after"] = round(max(cancel.at - invite.at, 0.1), 1)
+    return found
+
+
+def _by_hand(cli: str, invite: SipMessage) -> dict[str, Value]:
+    """How the INVITE of a carrier was written, where that is unlike the lab's own; a gateway writes its own."""
+    found: dict[str, Value] = {}
     if not _PLAIN.fullmatch(cli):
         found["raw"] = True
     if invite.media is None:
         found["offer"] = False
     if headers := {name: value for name in _REPEATED if (value := invite.header(name))}:
         found["headers"] = headers
-    cancel = next((message for message in legs.caller.messages if message.method == "CANCEL"), None)
-    if cancel is not None:
-        found["hang_up_after"] = round(max(cancel.at - invite.at, 0.1), 1)
     return found
 
 

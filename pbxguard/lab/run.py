@@ -8,8 +8,8 @@ import secrets
 import shutil
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -40,6 +40,9 @@ from pbxguard.screening.privacy import Binding
 from pbxguard.screening.registry import CallClass, ConsentEvent, Verb
 from pbxguard.screening.treatment import ASTERISK, FREESWITCH, refusal
 from pbxguard.store import DecisionRow, Store
+
+#: What makes a call a failed one, and not the run: a time-out and a full disk are OSErrors too.
+_FAILURES = (PbxguardError, OSError)
 
 _NOTHING = Observed("failed", "not_placed", None, answered=False, callee_rang=False, prompt="", prompt_score=0.0,
                     post_dial_ms=None)  # fmt: skip
@@ -138,6 +141,8 @@ class Stage:
         self._quiet = asyncio.Condition()
         self._used: Counter[str] = Counter()
         self._changing: set[str] = set()
+        #: Gateways of which the last settings did not come to be.
+        self._unsettled: set[str] = set()
         self.store_url = self.settings.store.url or str(state / "pbxguard.db")
 
     async def call(
@@ -200,9 +205,9 @@ class Stage:
                 moments.begin(path, tag)
             try:
                 await self.callers.place(placing)
-            except PbxguardError as error:
+            except _FAILURES as error:
                 # What was on the wire until then says why.
-                broken = (str(error),)
+                broken = (_said(error),)
         pcap = folder / "call.pcap"
         if at_caller:
             await asyncio.to_thread(merge, path, own, near.address)
@@ -218,8 +223,8 @@ class Stage:
         async with capturing(self.world.engine, self.world.watcher, captures, tag) as path:
             try:
                 seen = await self.texting.send(step.text, tag, path)
-            except PbxguardError as error:
-                broken = (str(error),)
+            except _FAILURES as error:
+                broken = (_said(error),)
         pcap = folder / "call.pcap"
         await asyncio.to_thread(_keep, [path], pcap)
         capture = await asyncio.to_thread(Capture.load, pcap)
@@ -361,15 +366,28 @@ class Stage:
             )
 
     async def set_up(self, gateways: Mapping[str, GatewayPlan]) -> None:
-        """Have the gateways run with these settings, those that are not named as the lab has them."""
+        """Have the gateways run with these settings, those that are not named as the lab has them.
+
+        Who cancels meanwhile waits until all of them do.
+        """
+        wanted: dict[str, GatewayPlan] = {}
         for caller in self.world.net.callers:
-            wanted = caller.gateway
-            if wanted is not None and caller.name in gateways:
+            plan = caller.gateway
+            if plan is not None and caller.name in gateways:
                 said = gateways[caller.name].model_dump(exclude_unset=True)
-                wanted = GatewayPlan.model_validate(wanted.model_dump() | said)
-            if wanted is not None and wanted != self.world.gateways[caller.name]:
+                plan = GatewayPlan.model_validate(plan.model_dump() | said)
+            if plan is not None and (plan != self.world.gateways[caller.name] or caller.name in self._unsettled):
+                wanted[caller.name] = plan
                 self.callers.forget(caller.name)
-                await _finished(partial(self.world.gateway, caller.name, wanted))
+
+        def work() -> None:
+            for name, plan in wanted.items():
+                self._unsettled.add(name)
+                self.world.gateway(name, plan)
+                self._unsettled.remove(name)
+
+        if wanted:
+            await _finished(work)
 
     def disturbed(self, how: str) -> AbstractContextManager[None]:
         """The handler killed or frozen in this block."""
@@ -480,10 +498,12 @@ class _Deal:
         async with self._stage(world) as stage:
             order = [(self._alone, 1), (self._ordinary, self._calls)]
             for left, at_once in order if alone_first else reversed(order):
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(min(at_once, len(left))):
-                        group.create_task(self._take(stage, left))
-                await stage.set_up({})
+                try:
+                    async with asyncio.TaskGroup() as group:
+                        for _ in range(min(at_once, len(left))):
+                            group.create_task(self._take(stage, left))
+                finally:
+                    await _put_back(world, "the gateways' settings", stage.set_up({}))
             self._watch.say(world.net.index, "done")
 
     async def play_beside(self, world: World, *, alone_first: bool) -> None:
@@ -517,7 +537,8 @@ class _Deal:
             ):
                 yield Stage(world, state, callers, texting)
         finally:
-            await _finished(partial(world.handler.start, world.state) if index == 0 else world.handler.stop)
+            work = partial(world.handler.start, world.state) if index == 0 else world.handler.stop
+            await _put_back(world, "the handler", _finished(work))
 
     async def _take(self, stage: Stage, left: deque[tuple[int, Scenario]]) -> None:
         while left:
@@ -543,28 +564,45 @@ class _Playing:
         self._watch = watch
 
     async def evidence(self) -> list[Evidence]:
-        """Place its calls, and judge them.
+        """Place its calls, and judge them; what cannot be set up for some is a fault of those.
 
         Raises:
             LinkUnsupported: A link cannot be made as it says.
         """
-        stage, scenario = self._stage, self._scenario
         found: list[Evidence] = []
         gateways: dict[str, GatewayPlan] = {}
-        steps = list(enumerate(scenario.step, start=1))
-        for batch in [steps] if scenario.together else [[step] for step in steps]:
-            given = batch[0][1].given
-            if scenario.alone:
-                gateways.update((str(name), plan) for name, plan in given.gateway.items())
-                await stage.set_up(gateways)
-            await asyncio.to_thread(stage.give, given)
-            disturbance = stage.disturbed(given.handler)
-            await asyncio.to_thread(disturbance.__enter__)
+        steps = list(enumerate(self._scenario.step, start=1))
+        for batch in [steps] if self._scenario.together else [[step] for step in steps]:
+            given, results = batch[0][1].given, list[Evidence]()
+            gateways.update((str(name), plan) for name, plan in given.gateway.items())
             try:
-                found += await self._batch(batch)
-            finally:
-                await asyncio.to_thread(disturbance.__exit__, None, None, None)
+                async with self._prepared(given, gateways):
+                    results = await self._batch(batch)
+            except LinkUnsupported:
+                raise
+            except _FAILURES as error:
+                placed = [replace(each, faults=(*each.faults, _said(error))) for each in results]
+                with suppress(OSError):
+                    for each in placed:
+                        await asyncio.to_thread(evidence.write_result, each)
+                results = placed or [self._failed(step, _said(error)) for _, step in batch]
+            for result in results:
+                self._watch.ended(self._stage.world.net.index, result)
+            found += results
         return found
+
+    @asynccontextmanager
+    async def _prepared(self, given: Given, gateways: Mapping[str, GatewayPlan]) -> AsyncIterator[None]:
+        """What is given before calls is there in this block; the handler is as before after it."""
+        if self._scenario.alone:
+            await self._stage.set_up(gateways)
+        await asyncio.to_thread(self._stage.give, given)
+        disturbance = self._stage.disturbed(given.handler)
+        await asyncio.to_thread(disturbance.__enter__)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(disturbance.__exit__, None, None, None)
 
     async def _batch(self, batch: Sequence[tuple[int, Step]]) -> list[Evidence]:
         """Steps that are placed at once, under what befalls links and programs in the first."""
@@ -580,8 +618,8 @@ class _Playing:
                 )
         except LinkUnsupported:
             raise
-        except PbxguardError as error:
-            faults = (str(error),)
+        except _FAILURES as error:
+            faults = (_said(error),)
         outcomes = placed or [self._failed(step) for _, step in batch]
         waits = first.given.handler == "running"
         return await asyncio.gather(
@@ -601,23 +639,20 @@ class _Playing:
             if step.text is not None:
                 return await self._stage.text(step, folder, scenario=self._scenario.name)
             return await self._stage.place(step.call, folder, step.expect, moments, at_caller=at_caller)
-        except PbxguardError as error:
-            return self._failed(step, str(error))
+        except _FAILURES as error:
+            return self._failed(step, _said(error))
 
     async def _judge(
         self, step: Step, placed: _Placed | Evidence, told: Told, faults: tuple[str, ...], *, wait_decision: bool
     ) -> Evidence:
         if isinstance(placed, Evidence):
-            result = replace(placed, faults=(*placed.faults, *faults))
-        else:
-            placed = replace(placed, broken=(*placed.broken, *faults))
-            asked = (step.call, self._scenario.name, step.title, step.expect)
-            try:
-                result = await self._stage.judge(placed, *asked, told, wait_decision=wait_decision)
-            except PbxguardError as error:
-                result = self._failed(step, str(error))
-        self._watch.ended(self._stage.world.net.index, result)
-        return result
+            return replace(placed, faults=(*placed.faults, *faults))
+        placed = replace(placed, broken=(*placed.broken, *faults))
+        asked = (step.call, self._scenario.name, step.title, step.expect)
+        try:
+            return await self._stage.judge(placed, *asked, told, wait_decision=wait_decision)
+        except _FAILURES as error:
+            return self._failed(step, _said(error))
 
     def _failed(self, step: Step, *why: str) -> Evidence:
         return Evidence(self._scenario.name, step.title, "", step.call, step.expect, _NOTHING, why)
@@ -645,6 +680,21 @@ async def _finished(work: Callable[[], object], hurry: Callable[[], None] = lamb
     else:
         done.exception()
         raise cancelled
+
+
+async def _put_back(world: World, what: str, work: Awaitable[None]) -> None:
+    """Await *work*, which puts *what* back to how the lab has it; a failure is said.
+
+    It hides neither what went wrong before, nor the calls that were placed.
+    """
+    try:
+        await work
+    except _FAILURES as error:
+        world.say(f"{what} could not be put back: {_said(error)}; `pbxguard lab up` does it")
+
+
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def _first(error: BaseException) -> BaseException:

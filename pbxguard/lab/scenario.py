@@ -120,7 +120,7 @@ class CallStep(_Part):
         trunk: Which of the lab's carriers and gateways places the call.
         display_name: Of From.
         hang_up_after: Seconds after which the caller gives up.
-        offer: False: an INVITE without SDP.
+        offer: False: an INVITE without SDP. This and the next four are for carriers: a gateway writes its own INVITE.
         raw: The CLI and the display name stand in From exactly as they are.
         headers: More headers of the INVITE.
         session: Session name of the offer, exactly as it is.
@@ -295,7 +295,7 @@ class TextStep(_Part):
 
 
 class ExpectText(_Part):
-    """What must become of a text; what is left out is not asked, but for the body.
+    """What must become of a text; what is left out is not asked, but for the body, and ``body`` alone is not enough.
 
     Attributes:
         body: The text as it arrives, wherever it does; as it was sent when left out.
@@ -318,6 +318,12 @@ class ExpectText(_Part):
     report: int | None = None
     sender: str | None = None
     answer: str | None = None
+
+    @property
+    def asks(self) -> bool:
+        """Whether it asks anything that a text which arrives nowhere would not have; ``body`` alone does not."""
+        where = (self.message, self.phone, self.server, self.gsm, self.report, self.sender)
+        return any(each is not None for each in where) or bool(self.answer or self.bodies)
 
     @field_validator("answer")
     @classmethod
@@ -690,6 +696,12 @@ class _Cast:
                 f"trunk {values['trunk'][:80]!r} is not in the lab" if values["trunk"] else "the call has no `trunk`"
             )
             raise self._wrong(f"{said}; {_near(values['trunk'] or '', trunks)}")
+        carriers = [each.name for each in CALLERS if each.calls and each.gateway is None]
+        if values["trunk"] not in carriers and (key := _by_hand(values)):
+            raise self._wrong(
+                f"call.{key}: {values['trunk']} is a gateway, which writes the INVITE itself; "
+                f"`{key}` is for calls of a carrier: {', '.join(carriers)}"
+            )
         callee = call.receiver or call.callee
         if not callee:
             raise self._wrong("the call has no `callee`: a number, or the name of a telephone")
@@ -701,7 +713,13 @@ class _Cast:
             for key in ("call", "expect"):
                 if getattr(step, key) is not None:
                     raise self._wrong(f"a step with `text` has no `{key}`: what is expected stands in `expect_text`")
-            text = self.text(step.text, step.expect_text or ExpectText())
+            expected = step.expect_text or ExpectText()
+            text = self.text(step.text, expected)
+            if not expected.asks:
+                raise self._wrong(
+                    "`expect_text` asks nothing that could be missing, so a text that is lost would pass; give one "
+                    "of message, phone, server, gsm, report, sender, answer, bodies"
+                )
             return text.call, text
         if step.call is None or step.expect is None:
             raise self._wrong(f"key {'call' if step.call is None else 'expect'!r} is missing; or give `text`")
@@ -739,6 +757,13 @@ class _Cast:
 
     def _wrong(self, said: str) -> BadInput:
         return BadInput(f"{self._where}: {said}")
+
+
+def _by_hand(values: Mapping[str, Any]) -> str:
+    """The first key that says how the INVITE is written, or ""."""
+    default = CallStep.model_fields
+    keys = ("headers", "raw", "session", "sdp", "offer")
+    return next((key for key in keys if values[key] != default[key].default), "")
 
 
 def _compiled(pattern: str) -> None:

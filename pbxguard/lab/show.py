@@ -19,8 +19,8 @@ MAX_FILE_BYTES = 4 * 1024 * 1024
 #: Cells of a timeline.
 CELLS = 48
 _LISTED = 12
-# Characters of a Call-ID that tell it from the others of a run
-_CALL_ID = 6
+#: Characters of a Call-ID that tell it from the others of a run, and a name from a Call-ID.
+CALL_ID = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,8 @@ def find(root: Path, wanted: str) -> Path:
 
     Args:
         root: Folder of the runs, usually ``evidence``.
-        wanted: A Call-ID or its beginning (6 characters or more), a scenario's name, a folder's name or its path.
+        wanted: A Call-ID or its beginning (``CALL_ID`` characters or more), a scenario's name, a folder's name or its
+            path.
 
     Raises:
         UnknownName: No call of that name left evidence, or several did in the same run; the message names them.
@@ -80,7 +81,7 @@ def _is_of(folder: Path, wanted: str) -> bool:
     except BadInput:
         return False
     return result.get("scenario") == wanted or (
-        len(wanted) >= 8 and str(result.get("call_id", "")).startswith(wanted)
+        len(wanted) >= CALL_ID and str(result.get("call_id", "")).startswith(wanted)
     )
 
 

@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from http.client import HTTPException
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -144,7 +145,8 @@ class Texting:
         with desk.gateway.forwarding_texts(line.number, to, tag):
             desk.device.text_arrives(line.number, step.sender, step.whole)
             notice = await self._notice(known, "RECEIVE", desk, line)
-            found = await _settled(pcap, tag, relayed=True) if to else []
+            # Who forwards to nobody must not be seen to send anything; that is waited for, but not for long.
+            found = await _settled(pcap, tag, LIMIT if to else SILENCE, relayed=True)
         seen = TextObserved()
         if notice is not None:
             seen = replace(seen, server=True, sender=notice["srcnum"], bodies={"server": notice["msg"]})
@@ -203,7 +205,7 @@ class Texting:
             await self._by_freeswitch(account, sender, to, step.whole, tag)
         else:
             await self._by_asterisk(account, sender, to, step.whole, tag)
-        found = await _settled(pcap, tag, relayed=False)
+        found = await _settled(pcap, tag, LIMIT, relayed=False)
         seen = TextObserved(message=found[0].status if found else None)
         taken: list[Text] = []
 
@@ -341,11 +343,11 @@ class _Asking:
         return self._waiting.pop(0)
 
 
-async def _settled(pcap: Path, tag: str, *, relayed: bool) -> list[Leg]:
-    """The MESSAGEs of a text when nothing more is to come, or what there is at the limit."""
+async def _settled(pcap: Path, tag: str, limit: float, *, relayed: bool) -> list[Leg]:
+    """The MESSAGEs of a text when nothing more is to come, or what there is at the limit (seconds)."""
     found: list[Leg] = []
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(LIMIT):
+        async with asyncio.timeout(limit):
             while not messages.done(found, relayed=relayed):
                 await asyncio.sleep(0.1)
                 found = messages.legs(await asyncio.to_thread(Capture.load, pcap), tag)
@@ -359,5 +361,13 @@ async def _came(condition: Callable[[], bool], limit: float) -> bool:
 
 
 def _page(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=LIMIT) as response:  # noqa: S310 (our own, http in the lab)
-        return str(response.read(65536).decode("utf-8", "replace"))
+    """A page of a gateway.
+
+    Raises:
+        LabUnavailable: It does not come; the message has no query, which has the password.
+    """
+    try:
+        with urllib.request.urlopen(url, timeout=LIMIT) as response:  # noqa: S310 (our own, http in the lab)
+            return str(response.read(65536).decode("utf-8", "replace"))
+    except (OSError, HTTPException) as error:
+        raise LabUnavailable(f"{url.partition('?')[0]}: the page does not come: {error}") from error

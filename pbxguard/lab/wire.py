@@ -276,11 +276,6 @@ class Leg:
         return self.final.status if self.final else None
 
     @property
-    def final_phrase(self) -> str:
-        """Its reason phrase, or ""."""
-        return self.final.reason_phrase if self.final else ""
-
-    @property
     def answered(self) -> bool:
         """The INVITE got a 2xx."""
         return self.final_status is not None and 200 <= self.final_status < 300
@@ -306,12 +301,6 @@ class Leg:
         if self.final:
             telling.append(self.final.at)
         return (min(telling) - self.invite.at) * 1000.0 if telling else None
-
-    @property
-    def not_decoded(self) -> tuple[str, ...]:
-        """Codecs of streams that ``audio_to_caller`` and ``audio_to_callee`` leave out."""
-        streams = (*self.streams_to_caller, *self.streams_to_callee)
-        return tuple(sorted({stream.codec for stream in streams if not stream.decoded}))
 
     def audio_to_caller(self) -> npt.NDArray[np.int16]:
         """What the caller was sent, 8 kHz int16, from the first packet on; empty where there was nothing."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from placed import call_of
 
 from pbxguard.config import Settings
 from pbxguard.errors import LabUnavailable
@@ -57,7 +58,7 @@ def _run(switch: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.mark.parametrize(("name", "number"), STEPS, ids=[f"{name}-{number + 1}" for name, number in STEPS])
 def test_call_goes_as_on_asterisk(run: Run, name: str, number: int) -> None:
     """The call has the verdict, prompt, labels and audio that it has on Asterisk, and its declared status."""
-    call = [c for c in run.calls if c.scenario == name][number]
+    call = call_of(run, name, number)
 
     assert call.faults == ()
 

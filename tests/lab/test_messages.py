@@ -1,5 +1,7 @@
 """What the wire shows of a text, and what a scenario file may say about one."""
 
+import asyncio
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbxguard.errors import BadInput
-from pbxguard.lab import messages
+from pbxguard.errors import BadInput, LabUnavailable
+from pbxguard.lab import messages, texts
 from pbxguard.lab.goip.gateway import forwarded, read_forwarded
 from pbxguard.lab.messages import TextObserved, done, legs
 from pbxguard.lab.scenario import ExpectText, TextStep, read
@@ -91,6 +93,26 @@ def test_a_forwarded_text_is_read_back(sender: str, body: str) -> None:
     assert read_forwarded(forwarded(sender, body))[1] == body
 
 
+async def test_a_page_that_does_not_come_is_one_clear_line() -> None:
+    """An answer other than 200, nobody there, or no HTTP at all: the page and why, without the password in it."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.0 503 busy\r\n\r\n" if b"/busy" in asked else b"*\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    for page, said in (("busy", "503"), ("odd", "*")):
+        with pytest.raises(LabUnavailable, match=re.escape(said)) as error:
+            await asyncio.to_thread(texts._page, f"http://{host}:{port}/{page}?p=secret")
+        assert "secret" not in str(error.value)
+    server.close()
+    await server.wait_closed()
+    with pytest.raises(LabUnavailable, match="refused"):
+        await asyncio.to_thread(texts._page, f"http://{host}:{port}/gone")
+
+
 def write(tmp_path: Path, step: str) -> Path:
     path = tmp_path / "one.toml"
     path.write_text(f'title = "one"\n[[step]]\n{step}\n')
@@ -110,6 +132,20 @@ def test_a_text_is_a_row_like_a_call(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "asked", ['phone = ""', "server = false", "gsm = true", "report = 0", 'sender = "1"', 'answer = "OK"',
+              'bodies = { phone = "x" }', "message = 202"],
+)  # fmt: skip
+def test_a_text_that_is_lost_is_a_fault_or_what_was_asked(tmp_path: Path, asked: str) -> None:
+    """Whatever a file may ask on its own, a text that goes anywhere else than asked does not pass."""
+    (scenario,) = read(write(tmp_path, GOOD + f"[step.expect_text]\n{asked}\n"))
+    (step,) = scenario.step
+    assert step.text is not None
+    lost = TextObserved()
+    stray = TextObserved("", 404, "li", 1, server=True, bodies={"phone": "hello"})
+    assert messages.faults(step.text, step.expect_text, lost) or messages.faults(step.text, step.expect_text, stray)
+
+
+@pytest.mark.parametrize(
     ("step", "said"),
     [
         (GOOD + "[step.expect]\nverdict = 'allow'\nreason = ''\nsip_status = 200\n", "with `text` has no `expect`"),
@@ -126,6 +162,9 @@ def test_a_text_is_a_row_like_a_call(tmp_path: Path) -> None:
         (GOOD.replace('"gsm"', '"sms"'), "'gsm', 'udp', 'http' or 'pbx'"),
         (GOOD + '[step.expect_text]\nphone = "zhing"', "did you mean zhang"),
         (GOOD + '[step.expect_text]\nanswer = "("', "no regular expression"),
+        (GOOD, "step 1: `expect_text` asks nothing that could be missing"),
+        (GOOD + '[step.expect_text]\nbody = "hello"', "a text that is lost would pass; give one of message, phone"),
+        (GOOD + '[step.expect_text]\nanswer = ""', "asks nothing that could be missing"),
     ],
 )  # fmt: skip
 def test_a_wrong_text_is_named(tmp_path: Path, step: str, said: str) -> None:

@@ -6,17 +6,21 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_wire import ip_packets, pcap, sip
 
 from pbxguard.errors import BadInput
 from pbxguard.lab import record, scenario, schema
+from pbxguard.lab.evidence import Legs
 from pbxguard.lab.waiting import wait_until
 from pbxguard.lab.wire import Capture
 from pbxguard.lab.world import World
+from pbxguard.store import DecisionRow
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -87,6 +91,25 @@ def test_a_call_without_the_labs_tag_is_found_by_its_call_id() -> None:
     assert found is not None
     assert (found.caller.final_status, found.callee) == (403, None)
     assert record.legs_of(capture, "other") is None
+
+
+@pytest.mark.parametrize(
+    ("trunk", "keys"), [("intl", {"raw", "offer", "headers"}), ("goip1", set()), ("goip2", set())]
+)
+def test_the_invite_of_a_gateway_is_its_own(trunk: str, keys: set[str]) -> None:
+    """Of a carrier's call it is written how the INVITE was, Remote-Party-ID too; of a gateway's call it is not."""
+    more = "Remote-Party-ID: <sip:110@x>;party=calling\r\n"
+    packet = ip_packets(
+        ("198.18.0.21", 5060), ("198.18.0.10", 5060), sip("INVITE sip:13957100001@y SIP/2.0", more=more)
+    )[0]
+    (leg,) = Capture.read(pcap([(1.0, packet)])).calls().values()
+    who = ("odd;", None, "", "13957100001", None)
+    row = DecisionRow(leg.call_id, datetime.now(UTC), "voice", trunk, *who, "allow", "default")
+    found = record._placed(row, Legs(leg, None))
+
+    assert found.keys() - {"cli", "callee", "trunk"} == keys
+    if keys:
+        assert found["headers"] == {"Remote-Party-ID": "<sip:110@x>;party=calling"}
 
 
 class TestReal:

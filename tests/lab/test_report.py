@@ -337,6 +337,9 @@ def test_show_finds_by_call_id_folder_and_newest_run(run, tmp_path):
     """The beginning of a Call-ID and a path find a call, and the newest run with it counts."""
     root = run.folder.parent
     assert show.find(root, "broken-call") == run.folder / "broken"
+    assert show.find(root, "broken-call"[: show.CALL_ID]) == run.folder / "broken"
+    with pytest.raises(UnknownName):
+        show.find(root, "broken-call"[: show.CALL_ID - 1])
     assert show.find(tmp_path, str(run.folder / "good")) == run.folder / "good"
     for name in ("20261122-000000-aaaa", "20261122-000001-0000"):
         bundle(tmp_path / name, "good", call_id="good-call-id@x", sound=PROMPT[:8000])

@@ -165,6 +165,22 @@ def test_what_is_wrong_is_named(tmp_path: Path, old: str, new: str, said: str) -
     assert "\n" not in message
 
 
+@pytest.mark.parametrize("trunk", ["goip1", "goip2"])
+@pytest.mark.parametrize(
+    "key", ['headers = { A = "b" }', "raw = true", 'session = "x"', 'sdp = "a=x"', "offer = false"]
+)
+def test_nobody_writes_the_invite_of_a_gateway(tmp_path: Path, trunk: str, key: str) -> None:
+    """What is put into an INVITE by hand is for carriers: of a gateway's call it would go past the gateway."""
+    text = PLAIN.replace('trunk = "intl"', f'trunk = "intl", {key}')
+    assert read(tmp_path, text)
+    with pytest.raises(BadInput) as error:
+        read(tmp_path, text.replace("intl", trunk, 1))
+    assert str(error.value).endswith(
+        f"step 1: call.{key.split(maxsplit=1)[0]}: {trunk} is a gateway, which writes the INVITE itself; "
+        f"`{key.split(maxsplit=1)[0]}` is for calls of a carrier: intl, natl, ent"
+    )
+
+
 def test_a_variable_that_is_not_there_is_named(tmp_path: Path) -> None:
     """A variable that is written wrong is named with the combination, and with those that there are."""
     with pytest.raises(

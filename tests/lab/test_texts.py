@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pbxguard.lab.callers import Callers, Placing
 from pbxguard.lab.capture import capturing
 from pbxguard.lab.evidence import Evidence
 from pbxguard.lab.goip.endpoint import Timing
+from pbxguard.lab.goip.gateway import Gateway
 from pbxguard.lab.goip.server import SmsServer
 from pbxguard.lab.run import run_scenarios
 from pbxguard.lab.scenario import ExpectText, load
@@ -129,6 +131,25 @@ def test_a_broken_text_scenario_says_what_differs(
     assert "MESSAGE" in shown
     assert "202 Accepted" in shown
     assert "expected 'li', observed 'zhang'" in shown
+
+
+def test_a_text_that_is_for_nobody_is_looked_for(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway that forwards where it should forward to nobody is found out: the wire is watched for that too."""
+
+    def to_zhang(self: Gateway, line: int, number: str, tag: str = "") -> AbstractContextManager[None]:
+        assert number == ""
+        return forwarding(self, line, "13957100001", tag)
+
+    forwarding = Gateway.forwarding_texts
+    monkeypatch.setattr(Gateway, "forwarding_texts", to_zhang)
+    (scenario,) = load(SCENARIOS, ("text-from-gsm",))
+    step = next(step for step in scenario.step if step.expect_text.phone == "")
+    run = asyncio.run(run_scenarios(world, [scenario.model_copy(update={"step": (step,)})], tmp_path))
+    (call,) = run.calls
+
+    assert call.faults == ("phone: expected none, observed 'zhang'",)
 
 
 def goip(world: World, *words: str) -> "subprocess.Popen[str]":

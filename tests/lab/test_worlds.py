@@ -13,11 +13,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from placed import call_of, not_made
 
 from pbxguard.config import Settings
+from pbxguard.errors import LabUnavailable
 from pbxguard.lab import room, run, topology
+from pbxguard.lab.callers import Callers, Placing
 from pbxguard.lab.engine import Container, Engine
-from pbxguard.lab.scenario import Scenario
+from pbxguard.lab.evidence import Evidence
+from pbxguard.lab.goip.plan import GatewayPlan
+from pbxguard.lab.links import LinkFault
+from pbxguard.lab.scenario import Given, Scenario
 from pbxguard.lab.topology import Topology
 from pbxguard.lab.waiting import wait_for, wait_until
 from pbxguard.lab.world import ASTERISK_IMAGE, World
@@ -138,6 +144,90 @@ async def test_nobody_calls_a_number_whose_consents_change(tmp_path: Path) -> No
     assert not stage._changing
 
 
+class Heard(run.Watch):
+    """What of a run was told."""
+
+    def __init__(self) -> None:
+        self.results: list[Evidence] = []
+
+    def ended(self, world: int, result: Evidence) -> None:
+        self.results.append(result)
+
+
+class Bare(World):
+    """A world of which nothing runs; setting its gateways up fails for one of them."""
+
+    def __init__(self) -> None:
+        self.net = Topology()
+        self.gateways = {c.name: GatewayPlan(caller_id="from") for c in self.net.callers if c.gateway is not None}
+        self.tried: list[str] = []
+        self.said: list[str] = []
+        self.say = self.said.append
+        self.broken = ""
+
+    def gateway(self, name: str, plan: GatewayPlan | None = None) -> None:
+        self.tried.append(name)
+        assert plan is not None
+        self.gateways[name] = plan
+        if name == self.broken:
+            raise LabUnavailable("it does not register")
+
+
+def bare(tmp_path: Path) -> run.Stage:
+    """A stage of a world of which nothing runs."""
+    stage = object.__new__(run.Stage)
+    stage.world, stage.callers = Bare(), Callers(None, "")  # type: ignore[arg-type]
+    stage._unsettled, stage.store_url, stage.state = set(), str(tmp_path / "no" / "such" / "folder.db"), tmp_path
+    return stage
+
+
+async def test_what_cannot_be_given_fails_its_calls_and_not_the_run(tmp_path: Path) -> None:
+    """A store that is locked or gone, a gateway that does not come up: each call of the scenario fails with that."""
+    stage, watch = bare(tmp_path), Heard()
+    plain = scenario("a", consent="li", steps=2)
+    found = await run._Playing(stage, plain, tmp_path, watch).evidence()
+    assert [(each.scenario, each.passed) for each in found] == [("a", False)] * 2
+    assert all("folder.db" in each.faults[0] for each in found)
+    assert watch.results == found
+
+    assert isinstance(stage.world, Bare)
+    stage.world.broken = "goip1"
+    alone = plain.model_copy(update={"alone": True})
+    found = await run._Playing(stage, alone, tmp_path, watch).evidence()
+    assert [each.faults for each in found] == [("it does not register",)] * 2
+
+
+async def test_gateways_are_set_up_again_after_a_failure(tmp_path: Path) -> None:
+    """One that did not come up is tried again, though its settings are the right ones; a failing reset is said."""
+    stage = bare(tmp_path)
+    world = stage.world
+    assert isinstance(world, Bare)
+    world.broken = "goip1"
+    await run._put_back(world, "the gateways' settings", stage.set_up({}))
+    assert world.said == [
+        "the gateways' settings could not be put back: it does not register; `pbxguard lab up` does it"
+    ]
+    world.broken = ""
+    await stage.set_up({})
+    await stage.set_up({})
+    assert world.tried == ["goip1", "goip1", "goip2"]
+
+
+def test_a_link_that_cannot_be_made_skips_its_scenario_by_name(tmp_path: Path) -> None:
+    """The tests of its calls are skipped with the run's reason; one that has no link is never let off."""
+    done = run.Run("x", tmp_path, skipped=[{"scenario": "a", "why": "no sch_netem here"}])
+    with pytest.raises(pytest.skip.Exception, match="a: no sch_netem here"):
+        call_of(done, "a", 0)
+    with pytest.raises(IndexError):
+        call_of(done, "b", 0)
+    plain = scenario("a")
+    with pytest.raises(AssertionError):
+        not_made(done, [plain])
+    cut = plain.step[0].model_copy(update={"links": (LinkFault(actor="pbx", loss=50),)})
+    linked = plain.model_copy(update={"step": (cut,)})
+    assert not_made(done, [linked, scenario("b")]) == [linked]
+
+
 def others(world: World) -> list[str]:
     """What of other worlds than the first runs."""
     return [name for name in world.engine.running() if re.match(r"pbxguard-\d", name)]
@@ -211,6 +301,28 @@ class TestReal:
         assert "Traceback" not in said, said[-3000:]
         assert world.engine.worlds() == {0}
         assert world.is_up()
+        assert world.handler.healthy(world.state)
+
+    def test_an_interrupted_run_leaves_the_gateways_as_they_were(
+        self, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Ctrl-C in a scenario that sets a gateway up: the lab has its own settings again, and no error but that."""
+
+        async def interrupted(self: Callers, call: Placing) -> None:
+            assert world.gateways["goip1"].caller_id == "from"
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(Callers, "place", interrupted)
+        given = Given.model_validate({"gateway": {"goip1": {"caller_id": "from"}}})
+        plain = scenario("a")
+        step = plain.step[0].model_copy(update={"given": given})
+        one = plain.model_copy(update={"alone": True, "step": (step,)})
+        with pytest.raises(KeyboardInterrupt):
+            asyncio.run(run.run_scenarios(world, [one], tmp_path))
+
+        assert world.gateways["goip1"] == world.net.caller("goip1").gateway
+        assert world.lines_registered("goip1")
         assert world.handler.healthy(world.state)
 
     def test_too_many_worlds_are_one_clear_line(self, pbxguard: Run) -> None:

@@ -248,7 +248,6 @@ class Line:
 
 _WITHOUT_PARTY = (State.IDLE, State.ACTIVE, State.BUSY)
 _RINGING = (State.DIALING, State.ALERTING, State.INCOMING)
-_OUTGOING = (State.DIALING, State.ALERTING, State.CONNECTED)
 
 
 def shown(state: State, party: str) -> str:

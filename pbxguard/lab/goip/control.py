@@ -163,10 +163,6 @@ class Device:
 
     # -- events and time -----------------------------------------------------------------------------------
 
-    def poke(self) -> None:
-        """Do what is due now: for who moved the clock on."""
-        self._wake()
-
     def _from_server(self, source: Address) -> bool:
         # The port may be another one: some servers answer from a second socket.
         return source[0] == self.server[0]

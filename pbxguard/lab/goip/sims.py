@@ -148,9 +148,6 @@ class SimTable(tuple[Sim, ...]):
         wanted = number.removeprefix("+86").removeprefix("0086")
         return next((sim for sim in self if sim.msisdn.removeprefix("+86") == wanted), None)
 
-    def by_imsi(self, imsi: str) -> Sim | None:
-        return next((sim for sim in self if sim.imsi == imsi), None)
-
 
 def _check(row: int, sim: Sim) -> None:
     for name, form in _DIGITS.items():
