@@ -309,12 +309,12 @@ class TestReal:
         """Ctrl-C in a scenario that sets a gateway up: the lab has its own settings again, and no error but that."""
 
         async def interrupted(self: Callers, call: Placing) -> None:
-            assert world.gateways["goip1"].caller_id == "from"
+            assert world.gateways["goip1"].caller_id == "rpid"
             os.kill(os.getpid(), signal.SIGINT)
             await asyncio.Event().wait()
 
         monkeypatch.setattr(Callers, "place", interrupted)
-        given = Given.model_validate({"gateway": {"goip1": {"caller_id": "from"}}})
+        given = Given.model_validate({"gateway": {"goip1": {"caller_id": "rpid"}}})
         plain = scenario("a")
         step = plain.step[0].model_copy(update={"given": given})
         one = plain.model_copy(update={"alone": True, "step": (step,)})
