@@ -25,6 +25,8 @@ from pbxguard.lab.waiting import wait_for, wait_until
 from pbxguard.lab.wire import Capture, Leg
 from pbxguard.lab.world import World
 
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
+
 LINES = 32
 #: ITU-T Q.23: each digit is two tones.
 ROWS, COLUMNS = (697, 770, 852, 941), (1209, 1336, 1477, 1633)
