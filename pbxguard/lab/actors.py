@@ -290,8 +290,8 @@ def _trunk_endpoint(caller: Caller, passwords: Secrets) -> str:
 
 def _phone_endpoint(phone: Phone, passwords: Secrets) -> str:
     number = phone.number
-    # What the lab runs is one program, and the contact of a telephone that was replaced must not ring; an engineer may
-    # have two of one number.
+    # What the lab runs is one program, and the contact of a telephone that was replaced must not ring; an engineer
+    # may have two of one number.
     most = 1 if phone.address else 2
     return (
         f"[{number}](phone)\nauth = {number}\naors = {number}\ncallerid = <{number}>\n"
