@@ -202,7 +202,8 @@ async def test_loss(town: Town, by: tuple[str, ...]) -> None:
     assert 600 < len(back) < 800
     for way, arrived in (("from", there), ("to", back)):
         counted = lines[0].counted[way]
-        assert counted["lost"] == pytest.approx(1000 - len(arrived), abs=10)  # ARP may be lost too
+        # ARP may be lost too, and a busy machine's neighbour asks more often.
+        assert counted["lost"] == pytest.approx(1000 - len(arrived), abs=30)
 
 
 async def test_one_way_only(town: Town, by: tuple[str, ...]) -> None:
