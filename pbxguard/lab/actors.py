@@ -426,7 +426,8 @@ def _line_account(
     return found + (
         f"[{name}]\ntype = registration\noutbound_auth = {name}\nserver_uri = sip:{registrar}\n"
         f"client_uri = sip:{name}@{registrar}\ncontact_user = {name}\nretry_interval = 5\n"
-        "max_random_initial_delay = 0\nforbidden_retry_interval = 5\nfatal_retry_interval = 5\nmax_retries = 100000\n"
+        "max_random_initial_delay = 0\nauth_rejection_permanent = no\nforbidden_retry_interval = 5\n"
+        "fatal_retry_interval = 5\nmax_retries = 100000\n"
         f"expiration = {plan.register_s or plan.image.register_s.value or 3600}\nline = yes\nendpoint = {name}\n"
     )
 
