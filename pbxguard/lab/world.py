@@ -528,7 +528,8 @@ class World:
             return self._wanted() and registered and wanted <= self.registered() and self.guarded()
 
         try:
-            wait_until(ready, 60, "every telephone to register")
+            # FreeSWITCH, while it starts, has whoever registers come again after a minute (503, Retry-After).
+            wait_until(ready, 120, "every telephone to register")
         except LabUnavailable as error:
             silent = [each.name for each in gateways if not self.lines_registered(each.name)]
             missing = ", ".join([*sorted(wanted - self.registered()), *silent]) or "the guard"
