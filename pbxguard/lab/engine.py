@@ -102,7 +102,7 @@ class Engine:
     def other_owner(self) -> str | None:
         """The state folder of somebody else's lab on this engine, or None."""
         with _mapped("list containers"):
-            for container in self._client.containers.list(all=True, filters={"label": LABEL}):
+            for container in self._containers(LABEL):
                 owner = container.labels.get(f"{LABEL}.owner", "")
                 if owner and owner != self.owner:
                     return str(owner)
@@ -282,8 +282,11 @@ class Engine:
             raise LabUnavailable(f"there is a {what} {whose}; when nobody needs it, remove it: {remedy}")
 
     def _mine(self) -> list[Any]:
-        found = self._client.containers.list(all=True, filters={"label": f"{LABEL}.owner={self.owner}"})
-        return list(found)
+        return self._containers(f"{LABEL}.owner={self.owner}")
+
+    def _containers(self, label: str) -> list[Any]:
+        # The list and the look at each are two requests: another lab may remove its own between them.
+        return list(self._client.containers.list(all=True, filters={"label": label}, ignore_removed=True))
 
     def _my_networks(self) -> list[Any]:
         return list(self._client.networks.list(filters={"label": f"{LABEL}.owner={self.owner}"}))

@@ -42,8 +42,7 @@ class BenchEngine(Engine):
         return {LABEL: "bench", f"{LABEL}.bench": self.owner}
 
     def _mine(self) -> list[Any]:
-        found = self._client.containers.list(all=True, filters={"label": f"{LABEL}.bench={self.owner}"})
-        return list(found)
+        return self._containers(f"{LABEL}.bench={self.owner}")
 
     def remove_all(self) -> int:
         """Remove the bench's containers and its network; how many things that were."""
