@@ -149,7 +149,7 @@ class Connection(greenswitch.InboundESL):  # type: ignore[misc]
 
     def nudge(self) -> None:
         """Send empty lines until the connection ends: FreeSWITCH skips them, and looks for events to send."""
-        while not self.ended.wait(_NUDGE_S):
+        while not _wait_within(self.ended, _NUDGE_S):
             try:
                 with self._writing:
                     self.sock.sendall(b"\n")
@@ -255,7 +255,7 @@ class Freeswitch:
             if tries < len(_BACK_OFF) and not self._stop.is_set():
                 log.warning("no event socket", freeswitch=self.name, why=why, again_in_s=pause)
             tries += 1
-            self._stop.wait(pause)
+            _wait_within(self._stop, pause)
 
     def _is(self, connection: Connection | None, why: str = "") -> None:
         """Note whether it serves, and tell."""
@@ -305,7 +305,7 @@ class Freeswitch:
                     alive = True
                     self._is(connection)
                     log.info("serving FreeSWITCH", freeswitch=self.name, host=self.where.host, port=self.where.port)
-            connection.ended.wait(_HEARTBEAT_S)
+            _wait_within(connection.ended, _HEARTBEAT_S)
         return alive
 
     def _beat(self, connection: Connection) -> None:
@@ -327,7 +327,7 @@ class Freeswitch:
         if connection is not None and self.connected.is_set():
             with gevent.Timeout(_GOODBYE_S, exception=False), suppress(CallerGone):
                 connection.send("api", "global_setvar", f"{esl.HEARTBEAT_VARIABLE}=0")
-                connection.ended.wait(_LAST_CALLS_S)
+                _wait_within(connection.ended, _LAST_CALLS_S)
         self._stop.set()
         # A decision and its two commands have limits of their own.
         self._calls.join(timeout=_DRAIN_S)
@@ -398,7 +398,16 @@ def _wait(decision: "Future[Decided]", seconds: float) -> None:
     done = Event()
     loop = gevent.get_hub().loop
     decision.add_done_callback(lambda _: loop.run_callback_threadsafe(done.set))
-    done.wait(seconds)
+    _wait_within(done, seconds)
+
+
+def _wait_within(event: Event, seconds: float) -> bool:
+    """Wait until an event is set, at most so long; whether it is.
+
+    gevent's own ``wait`` has no limit where the event is set and its waiters are still to be woken: it queues behind
+    them, and is lost for good when the last of them gives up in that moment (gevent 26.9).
+    """
+    return event.is_set() or bool(event.wait(seconds))
 
 
 def serve(guard: Guard, settings: Settings, teller: health.Teller) -> None:
