@@ -318,9 +318,7 @@ def test_a_killed_demo_leaves_no_lab(world: World, client: Any, tmp_path: Path) 
     """SIGTERM ends a demo with its lab; what SIGKILL leaves, the next demo takes down first."""
 
     def owners() -> set[str]:
-        found = client.containers.list(
-            all=True, filters={"label": f"{topology.LABEL}.owner"}, ignore_removed=True
-        )
+        found = client.containers.list(all=True, filters={"label": f"{topology.LABEL}.owner"}, ignore_removed=True)
         return {container.labels[f"{topology.LABEL}.owner"] for container in found}
 
     def demo() -> "subprocess.Popen[str]":
