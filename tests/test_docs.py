@@ -18,7 +18,7 @@ from pbxguard import errors, packs
 from pbxguard.cli.main import pbxguard
 from pbxguard.config import FreeswitchSettings, Settings, TrunkSettings
 from pbxguard.lab import record
-from pbxguard.lab.scenario import load
+from pbxguard.lab.scenariofile import load
 from pbxguard.resources import DIALPLANS
 from pbxguard.screening.call import Basis, Block, Failed, Label, Reason, Trunk
 from pbxguard.screening.lists import Action

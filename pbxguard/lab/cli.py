@@ -3,6 +3,7 @@
 import asyncio
 import io
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -31,10 +32,12 @@ from pbxguard.lab.progress import Board
 from pbxguard.lab.remark import remark
 from pbxguard.lab.room import CALLS
 from pbxguard.lab.run import Run, Stage, run_name, run_scenarios
-from pbxguard.lab.scenario import CallStep, Scenario, calls_box, load
+from pbxguard.lab.scenario import CallStep, Scenario, calls_box
+from pbxguard.lab.scenariofile import load, require_reasons
 from pbxguard.lab.topology import PHONES
 from pbxguard.lab.vectors import scenarios as pack_vectors
 from pbxguard.lab.world import World
+from pbxguard.packs import load as load_pack
 from pbxguard.resources import SCENARIOS
 
 _evidence = click.option(
@@ -279,6 +282,7 @@ def run(
         if app.settings.store.url is not None:
             raise BadInput("--jobs: the worlds would share the database of [store] url; leave it out for the lab")
     chosen = pack_vectors(app.settings) if vectors else load(scenarios, names)
+    require_reasons(chosen, load_pack(app.settings.pack))
     kinds = ("asterisk", "freeswitch") if pbx == "both" else (pbx,)
     for kind in kinds:
         # Not after minutes of calls on the other one.
@@ -386,7 +390,7 @@ def show_call(wanted: str, evidence: Path, *, as_json: bool) -> None:
         because = f"rule {decision.get('rule')}: {decision.get('detail')} ({decision.get('elapsed_us')} µs in all)"
         out.print(printable(because), markup=False)
         show_table(("rule", "outcome", "saw", "µs"), show.steps(decision))
-    rows = show.compared(result.get("expected"), seen)
+    rows = show.compared(result)
     if rows:
         show_table(("", "expected", "observed", ""), [(*row[:3], "✓" if row[3] else "✗") for row in rows])
     for fault in result.get("faults") or []:
@@ -515,12 +519,26 @@ def _show(result: Run, app: App) -> None:
 def _summary(result: Run) -> None:
     """Every fault, and one line about the run."""
     for call in result.calls:
-        for fault in call.faults:
-            out.print(f"[red]✗[/] {result.pbx}: {escape(call.title)}: {escape(printable(fault))}")
+        if call.passed:
+            continue
+        took = "" if call.observed.total_ms is None else f", {call.observed.total_ms / 1000:.1f} s"
+        out.print(
+            f"[red]✗[/] {result.pbx}: {escape(printable(call.scenario))}: {escape(printable(call.title))}{took}"
+        )
+        for fault in show.fault_lines(call.faults):
+            out.print(f"    {printable(fault)}", markup=False)
+        if call.folder is not None and call.call_id:
+            out.print(f"    pbxguard lab show {shlex.quote(_short(call.folder))}", markup=False)
     for skipped in result.skipped:
         out.print(f"{result.pbx}: skipped {skipped['scenario']}: {skipped['why']}", markup=False)
+    passed = f"{result.passed} {'call' if result.passed == 1 else 'calls'} as expected"
     out.print(
-        f"{result.pbx}: {result.passed} calls as expected, {result.failed} not, in {result.seconds:.0f} s. "
-        f"Evidence (wire, audio, decisions): {result.folder}/report.html",
+        f"{result.pbx}: {passed}, {result.failed} not, in {result.seconds:.0f} s.\n"
+        f"Evidence (wire, audio, decisions): {_short(result.folder)}/report.html",
         markup=False,
     )
+
+
+def _short(path: Path) -> str:
+    """As it can be typed here."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -15,16 +15,17 @@ import numpy as np
 from pbxguard import prompts
 from pbxguard.lab import heard, listening, messages, topology
 from pbxguard.lab.ladder import ladder
-from pbxguard.lab.listening import BEGUN, HEARD, Heard, Part, Sound
+from pbxguard.lab.listening import BEGUN, HEARD, SOUND_WORDS, Heard, Part, Sound
 from pbxguard.lab.messages import Texted
 from pbxguard.lab.scenario import CallStep, Expect
 from pbxguard.lab.wire import Capture, Leg, SipMessage
 from pbxguard.pbx.address import uri_user
 from pbxguard.store import DecisionRow
 
-#: Plain values of ``Expect`` that count where the scenario names them.
-_ASKED_WHERE_SAID = (
-    "labels", "two_way_audio", "cli_class", "cli", "shown", "origin_status", "origin_heard", "origin_codec"
+#: Plain values of ``Expect``, those that explain the others first.
+_COMPARED = (
+    "verdict", "reason", "sip_status", "answered", "callee_rang", "labels", "cli_class", "cli", "shown",
+    "origin_status", "origin_heard", "origin_codec",
 )  # fmt: skip
 
 TAG = messages.TAG
@@ -338,22 +339,27 @@ def _piece(part: Part) -> Piece:
     return Piece(name, language, str(part.sound), score, match.span, match.part, length, match.gaps)
 
 
-def faults(expected: Expect, observed: Observed, *, wanted_languages: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """Every difference between what was expected and what was observed, in words."""
+def faults(
+    expected: Expect,
+    observed: Observed,
+    decision: DecisionRow | None = None,
+    *,
+    wanted_languages: tuple[str, ...] = (),
+) -> tuple[str, ...]:
+    """Every difference between what was expected and what was observed, in words; the verdict's with its rule."""
     wrong = []
-    for name in ("verdict", "reason", "sip_status", "answered", "callee_rang"):
-        want, got = getattr(expected, name), getattr(observed, name)
-        if want != got:
-            wrong.append(f"{name}: expected {want}, observed {got}")
-    for name in _ASKED_WHERE_SAID:
+    for name in _COMPARED:
         want, got = getattr(expected, name), getattr(observed, name)
         if want is not None and want != got:
-            wrong.append(f"{name}: expected {want}, observed {got}")
-    if expected.two_way_audio and not observed.two_way_audio:
+            wrong.append(f"{name}: expected {in_words(want)}, observed {in_words(got)}")
+            if name == "verdict" and decision is not None and decision.verdict == got:
+                wrong[-1] += f" by rule {decision.rule}" + (f" ({decision.detail})" if decision.detail else "")
+    if expected.two_way_audio not in (None, observed.two_way_audio):
+        want, got = in_words(expected.two_way_audio), in_words(observed.two_way_audio)
         wrong.append(
-            f"markers: expected {HEARD} or more of each, caller heard {observed.heard_by_caller} of the callee's "
-            f"({observed.heard or 'nothing'}), callee heard {observed.heard_by_callee} of the caller's "
-            f"({observed.callee_heard or 'nothing'})"
+            f"two_way_audio: expected {want}, observed {got}: the caller heard {observed.heard_by_caller} of the "
+            f"callee's marker ({observed.heard or 'nothing'}), the callee {observed.heard_by_callee} of the caller's "
+            f"({observed.callee_heard or 'nothing'}); from {HEARD} on it is heard"
         )
     if expected.display is not None and expected.display not in observed.display:
         wrong.append(f"display: expected {expected.display!r} in it, observed {observed.display!r}")
@@ -363,6 +369,17 @@ def faults(expected: Expect, observed: Observed, *, wanted_languages: tuple[str,
     if observed.q850_zero:
         wrong.append("a Reason header with Q.850 cause 0")
     return (*wrong, *_prompt_faults(expected, observed, wanted_languages))
+
+
+def in_words(value: object) -> str:
+    """An expected or observed value as a person reads it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {in_words(each)}" for key, each in value.items()) or "none"
+    return "none" if value in ("", None) else str(value)
 
 
 def heard_words(piece: Piece) -> str:
@@ -376,22 +393,26 @@ def heard_words(piece: Piece) -> str:
 
 
 def _prompt_faults(expected: Expect, observed: Observed, wanted_languages: tuple[str, ...]) -> list[str]:
+    if expected.prompt is None:
+        return []
     if not expected.prompt:
         if observed.prompt:
-            return [f"prompt: expected none, heard {observed.prompt} (score {observed.prompt_score})"]
-        return [f"prompt: expected none, the callee heard {observed.leaked}"] if observed.leaked else []
+            return [f"prompt: expected none, observed {observed.prompt} (score {observed.prompt_score})"]
+        return [f"prompt: expected none, observed {observed.leaked} at the callee"] if observed.leaked else []
     wrong = []
     least = BEGUN if expected.prompt_cut else HEARD
     if observed.prompt != expected.prompt or observed.prompt_score < least:
         wrong.append(
             f"prompt: expected {expected.prompt} with a score of {least} or more, "
-            f"heard {observed.prompt or 'none'} ({observed.prompt_score}), the line had: {observed.heard}"
+            f"observed {observed.prompt or SOUND_WORDS[observed.heard or 'nothing']} ({observed.prompt_score})"
         )
     elif not expected.prompt_cut:
         partly = [piece for piece in observed.pieces if piece.name == expected.prompt and piece.sound != Sound.WHOLE]
-        wrong += [f"prompt: expected {expected.prompt} whole, heard {heard_words(piece)}" for piece in partly]
+        wrong += [f"prompt: expected {expected.prompt} whole, observed {heard_words(piece)}" for piece in partly]
     if wanted_languages and not expected.prompt_cut and observed.languages != wanted_languages:
-        wrong.append(f"prompt languages: expected {wanted_languages}, heard {observed.languages}")
+        wrong.append(
+            f"prompt languages: expected {in_words(wanted_languages)}, observed {in_words(observed.languages)}"
+        )
     if not observed.early_media:
         wrong.append("the prompt was not early media: no 183 with SDP")
     return wrong

@@ -43,6 +43,18 @@ class Sound(StrEnum):
     NOTHING = "nothing"  # not even packets
 
 
+SOUND_WORDS: Mapping[str, str] = {
+    Sound.WHOLE: "what it should be, whole",
+    Sound.CUT: "what it should be, cut off",
+    Sound.GAPS: "what it should be, with gaps",
+    Sound.WRONG: "another prompt than the guard chose",
+    Sound.NOISE: "noise",
+    Sound.OTHER: "a sound that is no prompt and no marker",
+    Sound.SILENCE: "silence",
+    Sound.NOTHING: "no audio at all",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """One reference that was heard, whole or in part.

@@ -94,7 +94,7 @@ class Board(Watch):
             self._passed += result.passed
             self._failed += not result.passed
             lines = [_result(result, None if flight is None else time.monotonic() - flight.since)]
-            lines += [Text(f"      {printable(fault)}", style="red") for fault in result.faults]
+            lines += [Text(f"      {printable(fault)}", style="red") for fault in result.faults[:1]]
             self._recent = [*self._recent, *lines][-_RECENT:]
         if not self._console.is_terminal:
             self._console.print(*lines, sep="\n")

@@ -20,7 +20,8 @@ from pbxguard.lab import evidence, expectations, topology
 from pbxguard.lab.capture import capturing
 from pbxguard.lab.evidence import TAG, Legs, Observed
 from pbxguard.lab.listening import HEARD
-from pbxguard.lab.scenario import CallStep, read
+from pbxguard.lab.scenario import CallStep
+from pbxguard.lab.scenariofile import read
 from pbxguard.lab.schema import FILE as SCHEMA
 from pbxguard.lab.topology import CALLERS, PHONES
 from pbxguard.lab.waiting import wait_for

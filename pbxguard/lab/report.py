@@ -17,6 +17,7 @@ from pbxguard.errors import BadInput
 from pbxguard.lab import codecs, drawing, evidence, messages, show, topology
 from pbxguard.lab.evidence import Evidence, Piece
 from pbxguard.lab.heard import Samples
+from pbxguard.lab.listening import SOUND_WORDS
 from pbxguard.lab.run import Run
 from pbxguard.lab.topology import PHONES
 from pbxguard.lab.wire import Capture
@@ -24,18 +25,6 @@ from pbxguard.packs import load as load_pack
 
 #: Seconds of one call's audio that are part of the page; its WAV file has the rest.
 AUDIO_S = 60
-
-_WORDS = {
-    "whole": "what it should be, whole",
-    "cut": "cut off",
-    "gaps": "with gaps",
-    "wrong": "another prompt than the guard chose",
-    "noise": "noise",
-    "other": "a sound that is no prompt and no marker",
-    "silence": "silence",
-    "nothing": "no audio at all",
-    "": "",
-}
 
 
 def write(run: Run, pack_id: str) -> None:
@@ -104,7 +93,7 @@ def _junit(run: Run, path: Path) -> None:
             told = [
                 *call.faults,
                 f"elapsed: {elapsed}, post-dial delay {_milliseconds(call.observed.post_dial_ms)}",
-                f"the caller heard: {_WORDS.get(call.observed.heard, call.observed.heard) or 'not looked at'}",
+                f"the caller heard: {SOUND_WORDS.get(call.observed.heard, call.observed.heard) or 'not looked at'}",
             ]
             if call.text is not None:
                 told = [*call.faults, heard_words(call)]
@@ -156,7 +145,7 @@ def _html(run: Run, pack_id: str) -> str:
         script_hash=_hash(script),
         wave_width=drawing.WAVE_WIDTH,
         wave_height=drawing.WAVE_HEIGHT,
-        words=_WORDS,
+        words=dict(SOUND_WORDS) | {"": ""},
     )
 
 
@@ -197,7 +186,7 @@ def _row(call: Evidence, number: int, pack_id: str) -> dict[str, Any]:
         "sounds": sounds,
         "decision": decision,
         "steps": show.steps(decision),
-        "compared": show.compared(result["expected"], result["observed"]),
+        "compared": show.compared(result),
         "timings": _timings(call),
     }
 

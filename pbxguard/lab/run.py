@@ -26,6 +26,7 @@ from pbxguard.lab.evidence import Evidence, Observed
 from pbxguard.lab.goip.plan import GatewayPlan
 from pbxguard.lab.links import LinkUnsupported
 from pbxguard.lab.messages import Texted, TextObserved
+from pbxguard.lab.remark import remark
 from pbxguard.lab.room import CALLS
 from pbxguard.lab.scenario import CallStep, Expect, Given, Scenario, Step
 from pbxguard.lab.texts import Texting
@@ -186,7 +187,7 @@ class Stage:
         )
         captures = self.world.root / "captures"
         # A telephone takes one call at a time; a second one would be busy, whatever the verdict.
-        lines = members(step.number) if expected is None or expected.answered else ()
+        lines = members(step.number) if expected is None or expected.answered is not False else ()
         broken: tuple[str, ...] = ()
         net = self.world.net
         near = net.caller(net.into_pbx(step.trunk))
@@ -260,27 +261,28 @@ class Stage:
         wrong = broken
         late = evidence.late_by(legs.caller, decision)
         if expected is not None:
-            expected = self._declared(expected)
+            expected = self._declared(expected, observed.reason)
             languages = tuple(decision.extra["languages"]) if decision and not late else ()
             cdr = await self._cdr(tag) if expected.cdr else {}
-            wrong += evidence.faults(expected, observed, wanted_languages=languages)
+            wrong += evidence.faults(expected, observed, decision, wanted_languages=languages)
             wrong += await asyncio.to_thread(expectations.faults, expected, capture, legs, observed, decision, cdr)
-        took = legs.caller.messages[-1].at - legs.caller.invite.at
-        wrong = tuple(f"{fault} (the call took {took:.1f} s)" for fault in wrong)
         lines = told.words(legs.caller.invite.at)
         if decision is not None and late:
             said = f"{decision.verdict} ({decision.reason})"
             lines += (f"the guard's verdict, {said}, came {late:.2f} s after the PBX had acted",)
         result = Evidence(scenario, title, call_id, step, expected, observed, wrong, pcap.parent, lines)
+        if wrong and expected is not None and (nowhere := await asyncio.to_thread(remark, self.world, result)):
+            result = replace(result, faults=(f"the call rang nowhere: {nowhere}", *wrong))
         await asyncio.to_thread(evidence.write, pcap.parent, capture, legs, result, decision)
         return result
 
-    def _declared(self, expected: Expect) -> Expect:
+    def _declared(self, expected: Expect, reason: str) -> Expect:
         """What is expected of this PBX: another status only where its capabilities declare one."""
-        if self.world.pbx == "asterisk" or expected.sip_status < 300 or expected.verdict != "block":
+        if self.world.pbx == "asterisk" or (expected.sip_status or 0) < 300 or expected.verdict != "block":
             return expected
-        status, _ = refusal(self.pack.reason_group(expected.reason), FREESWITCH)
-        same, _ = refusal(self.pack.reason_group(expected.reason), ASTERISK)
+        group = self.pack.reason_group(expected.reason or reason)
+        status, _ = refusal(group, FREESWITCH)
+        same, _ = refusal(group, ASTERISK)
         return expected.model_copy(update={"sip_status": status}) if expected.sip_status == same else expected
 
     def _stored(self, call_id: str) -> DecisionRow | None:

@@ -1,30 +1,19 @@
-"""Scenarios as data: what is given, which call is placed, what must be observed. Reads TOML; places no call."""
+"""Scenarios as data: what is given, which call is placed, what must be observed. Reads no file; places no call."""
 
 import re
-import tomllib
-from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
-from itertools import product
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from pbxguard import prompts
-from pbxguard.errors import BadInput, UnknownName
 from pbxguard.lab.goip.plan import MAX_LINES, GatewayPlan
 from pbxguard.lab.links import LinkFault
 from pbxguard.lab.listening import Sound
-from pbxguard.lab.topology import CALLERS, GROUPS, PHONES, TEXT_GATEWAY, members, number_of
+from pbxguard.lab.topology import PHONES, TEXT_GATEWAY, members, number_of
 
-#: Most calls that the matrix of one file makes.
-MAX_COMBINATIONS = 500
 #: Bytes of a text: what the protocol of the gateways takes, and what of the PBX's own fits into a line of AMI.
 MAX_TEXT, MAX_TEXT_BY_PBX = 3000, 740
 
-_NAME = r"[A-Za-z_][A-Za-z0-9_-]*"
-_WHOLE = re.compile(r"\$\{(" + _NAME + r")\}")
-_PART = re.compile(r"\$\$\{|\$\{([^}]*)\}")
 #: ``[caller:|callee:|TELEPHONE:]METHOD-or-STATUS.HEADER``
 _MESSAGE_KEY = re.compile(r"(?:([A-Za-z0-9_-]+):)?([A-Z]{2,20}|[1-6][0-9x]{2})\.([A-Za-z0-9-]{1,80})")
 
@@ -37,11 +26,11 @@ DecisionField = Literal[
 CdrField = Literal["src", "dst", "disposition", "duration", "billsec", "cause"]
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ConsentGiven(_Part):
+class ConsentGiven(Part):
     """A registry event before the call."""
 
     verb: Literal["open", "close"]
@@ -49,7 +38,7 @@ class ConsentGiven(_Part):
     call_class: Annotated[Literal["intl", "hmt"], Field(alias="class")]
 
 
-class EntryGiven(_Part):
+class EntryGiven(Part):
     """A list entry before the call; ``retained`` as in a list file."""
 
     pattern: str
@@ -59,7 +48,7 @@ class EntryGiven(_Part):
     retained: bool = False
 
 
-class BindingGiven(_Part):
+class BindingGiven(Part):
     """A privacy number bound to a callee before the call, or one whose binding has run out."""
 
     x: str
@@ -67,7 +56,7 @@ class BindingGiven(_Part):
     expired: bool = False
 
 
-class Given(_Part):
+class Given(Part):
     """What is there before the call.
 
     Attributes:
@@ -86,7 +75,7 @@ class Given(_Part):
     gateway: dict[Literal["goip1", "goip2"], GatewayPlan] = {}
 
 
-class Disturb(_Part):
+class Disturb(Part):
     """Something that happens to a program while the call is under way.
 
     Attributes:
@@ -111,7 +100,7 @@ class Disturb(_Part):
         return self
 
 
-class CallStep(_Part):
+class CallStep(Part):
     """The call; ``callee`` is a number or the name of one of the lab's telephones or ring groups.
 
     Attributes:
@@ -152,7 +141,7 @@ class CallStep(_Part):
         return number_of(self.callee)
 
 
-class By(_Part):
+class By(Part):
     """Until when something happened, in seconds after the INVITE reached the PBX.
 
     Attributes:
@@ -168,14 +157,16 @@ class By(_Part):
     end: float | None = None
 
 
-class Expect(_Part):
-    """What must be observed; what is left out is not asked.
+class Expect(Part):
+    """What must be observed; what is left out is not asked, but for what a verdict means.
+
+    A refused call rings at no telephone and is not answered, nor is one that never reaches the PBX; of a call that is
+    let through nobody hears a prompt.
 
     Attributes:
         verdict: Of the guard; ``failed`` when it gave none and the trunk's failure policy decided, ``none`` for a
             call that never reached the PBX.
-        reason: The verdict's reason; ``guard_failed`` when there was no verdict, "" for a call that never reached
-            the PBX.
+        reason: The verdict's reason; ``guard_failed`` when there was no verdict.
         sip_status: The final status that the caller saw; 487 for a call that the caller gave up.
         answered: The call was connected.
         callee_rang: A telephone rang.
@@ -207,11 +198,11 @@ class Expect(_Part):
     """
 
     verdict: Literal["allow", "block", "failed", "none"]
-    reason: str = ""
-    sip_status: int
-    answered: bool = False
-    callee_rang: bool = False
-    prompt: str = ""
+    reason: str | None = None
+    sip_status: int | None = None
+    answered: bool | None = None
+    callee_rang: bool | None = None
+    prompt: str | None = None
     prompt_cut: bool = False
     labels: tuple[str, ...] | None = None
     display: str | None = None
@@ -230,6 +221,21 @@ class Expect(_Part):
     headers: dict[str, str | bool] = {}
     decision: dict[DecisionField, str] = {}
     cdr: dict[CdrField, str] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _what_the_verdict_means(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        verdict, status = values.get("verdict"), values.get("sip_status")
+        implied: dict[str, Any] = {}
+        if verdict in ("block", "none"):
+            implied = {"answered": False} | ({} if values.get("rang") else {"callee_rang": False})
+        elif isinstance(status, int):
+            implied = {"answered": 200 <= status < 300}
+        if verdict in ("allow", "none"):
+            implied["prompt"] = ""
+        return implied | values
 
     @field_validator("headers")
     @classmethod
@@ -259,7 +265,7 @@ def message_key(key: str) -> tuple[str, str, str]:
     return found[1] or "caller", found[2], found[3]
 
 
-class TextStep(_Part):
+class TextStep(Part):
     """A text through a GOIP gateway.
 
     Attributes:
@@ -294,7 +300,7 @@ class TextStep(_Part):
         return CallStep(cli=self.sender or senders[self.way], callee=self.to or "SMS server", trunk=self.gateway)
 
 
-class ExpectText(_Part):
+class ExpectText(Part):
     """What must become of a text; what is left out is not asked, but for the body, and ``body`` alone is not enough.
 
     Attributes:
@@ -333,7 +339,7 @@ class ExpectText(_Part):
         return answer
 
 
-class Step(_Part):
+class Step(Part):
     """One call of a scenario, or one text: that has ``text`` and ``expect_text``, and no ``expect``."""
 
     title: str
@@ -346,7 +352,7 @@ class Step(_Part):
     expect_text: ExpectText = ExpectText()
 
 
-class Scenario(_Part):
+class Scenario(Part):
     """One file, or one combination of its matrix: its calls are placed one after the other.
 
     Attributes:
@@ -367,405 +373,6 @@ class Scenario(_Part):
     step: tuple[Step, ...]
 
 
-class Actor(_Part):
-    """Who takes part, by a name of the file's own: who calls has ``trunk`` and ``cli``, who is called ``phone``.
-
-    Attributes:
-        trunk: Which of the lab's carriers and gateways the calls of this actor come from.
-        cli: The calling number of this actor.
-        display_name: Of From.
-        phone: Number or name of one of the lab's telephones or ring groups.
-    """
-
-    trunk: str | None = None
-    cli: str | None = None
-    display_name: str | None = None
-    phone: str | None = None
-
-
-class CallInFile(CallStep):
-    """The call; ``callee`` is a number or the name of one of the lab's telephones or ring groups.
-
-    Attributes:
-        from: The actor who calls, instead of ``cli`` and ``trunk``.
-        to: The actor who is called, instead of ``callee``.
-    """
-
-    cli: str = ""
-    callee: str = ""
-    trunk: str = ""
-    sender: Annotated[str | None, Field(alias="from")] = None
-    receiver: Annotated[str | None, Field(alias="to")] = None
-
-
-class StepInFile(_Part):
-    """One call of a scenario, or one text.
-
-    Attributes:
-        title: What a newcomer reads in the table; the file's title when left out.
-        given: What is there before the call; it stays for the calls after it.
-        links: What befalls the lines while the call is placed, the line between PBX and guard and the name servers
-            too. Everything is put right after the call.
-        disturb: What happens to the handler and the PBX while the call is under way.
-        call: The call.
-        expect: What must be observed of the call.
-        text: A text instead of a call.
-        expect_text: What must become of the text.
-    """
-
-    title: str = ""
-    given: Given = Given()
-    links: tuple[LinkFault, ...] = ()
-    disturb: tuple[Disturb, ...] = ()
-    call: CallInFile | None = None
-    expect: Expect | None = None
-    text: TextStep | None = None
-    expect_text: ExpectText | None = None
-
-
-class ScenarioFile(_Part):
-    """A call scenario of `pbxguard lab run`.
-
-    Attributes:
-        title: What a newcomer reads in the table.
-        alone: No other call is under way meanwhile; needed where a step disturbs the handler, a link or the PBX.
-        together: The calls are placed at the same time, under what the first step gives, links and disturbances too.
-        demo: `make demo` places the calls too; it tells the story in a minute, and details are for the tests.
-        vars: Variables: ``${name}`` in any string stands for the value; a string that is nothing else becomes the
-            value, number or truth value too. ``$${`` is a plain ``${`` in files with variables.
-        matrix: Variables with several values each: the calls are placed for every combination. A value may be a table
-            that sets several variables. The variable ``pbx`` (asterisk, freeswitch) says for which PBX a combination
-            is.
-        actors: Who takes part, by names of your own.
-        step: The calls.
-    """
-
-    title: str
-    alone: bool = False
-    together: bool = False
-    demo: bool = True
-    vars: dict[str, Scalar] = {}
-    matrix: dict[str, tuple[Scalar | dict[str, Scalar], ...]] = {}
-    actors: dict[str, Actor] = {}
-    step: tuple[StepInFile, ...]
-
-
-class _Variables(BaseModel):
-    """The part of a file that is read before anything is filled in."""
-
-    vars: dict[str, Scalar] = {}
-    matrix: dict[str, tuple[Scalar | dict[str, Scalar], ...]] = {}
-
-
-def load(folder: Path, names: tuple[str, ...] = ()) -> list[Scenario]:
-    """Read the scenarios of *folder*, all or those of these names; ``NAME.3`` is one combination of a matrix.
-
-    Raises:
-        BadInput: A file is wrong (file and key are named), or the folder has none.
-        UnknownName: A name is not there.
-    """
-    files = {path.stem: path for path in sorted(folder.glob("*.toml"))}
-    if not files:
-        raise BadInput(f"{folder}: no scenario (*.toml) here; give another folder with --scenarios")
-    found: dict[tuple[str, str | None], Scenario] = {}
-    for name in names or tuple(files):
-        stem = name if name in files else re.sub(r"\.\d{1,4}$", "", name)
-        if stem not in files:
-            raise UnknownName(f"no scenario {name[:80]!r} in {folder}; {_near(name, files)}")
-        scenarios = read(files[stem])
-        chosen = [scenario for scenario in scenarios if name in (stem, scenario.name)]
-        if not chosen:
-            there = ", ".join(dict.fromkeys(scenario.name for scenario in scenarios))
-            raise UnknownName(f"no scenario {name[:80]!r} in {folder}; that file has {there}")
-        found |= {(scenario.name, scenario.pbx): scenario for scenario in chosen}
-    return list(found.values())
-
-
-def calls_box(scenarios: Iterable[Scenario]) -> bool:
-    """Whether any of them calls a telephone of the shared container, so that a lab for them needs it."""
-    boxed = {phone.number for phone in PHONES if phone.box}
-    return any(boxed & set(members(step.call.number)) for scenario in scenarios for step in scenario.step)
-
-
-def read(path: Path) -> tuple[Scenario, ...]:
-    """The scenarios of one file: one, or as many as its matrix has combinations.
-
-    Raises:
-        BadInput: The file is wrong; file and key are named, with what was probably meant.
-    """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(f"{path}: cannot read it: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: not valid TOML: {error}") from error
-    except RecursionError as error:
-        raise BadInput(f"{path}: not valid TOML: nested too deep") from error
-    return tuple(_scenarios(path, values))
-
-
-def _scenarios(path: Path, values: Mapping[str, Any]) -> Iterator[Scenario]:
-    try:
-        head = _Variables.model_validate({key: values[key] for key in ("vars", "matrix") if key in values})
-    except ValidationError as error:
-        raise BadInput(f"{path}: {_first(error)}") from error
-    rest = {key: value for key, value in values.items() if key not in ("vars", "matrix")}
-    numbers: dict[tuple[str, ...], int] = {}
-    for chosen, variables in _combinations(path, head):
-        told = f" [{', '.join(f'{name}={value}' for name, value in chosen.items())}]" if chosen else ""
-        filled = _fill(rest, variables, f"{path}{told}") if values.keys() & {"vars", "matrix"} else rest
-        try:
-            file = ScenarioFile.model_validate(filled)
-        except ValidationError as error:
-            raise BadInput(f"{path}{told}: {_first(error)}") from error
-        pbx = _pbx(path, variables["pbx"]) if "pbx" in head.matrix and "pbx" in variables else None
-        # The same call on two PBXs has the same name, so that the two are seen beside each other.
-        others = {name: value for name, value in chosen.items() if name != "pbx"}
-        number = numbers.setdefault(tuple(others.values()), len(numbers) + 1)
-        steps = tuple(
-            _step(each, file, f"{path}{told}: step {n}", others) for n, each in enumerate(file.step, start=1)
-        )
-        if not steps:
-            raise BadInput(f"{path}: no [[step]]: a scenario places at least one call")
-        if not file.alone and any(step.given.handler != "running" for step in steps):
-            raise BadInput(f"{path}: a step disturbs the handler, so the file needs `alone = true`")
-        if not file.alone and any(step.given.gateway for step in steps):
-            raise BadInput(f"{path}: a step sets a gateway up, so the file needs `alone = true`")
-        if not file.alone and any(step.links or step.disturb for step in steps):
-            said = "a step has `links` or `disturb`, which other calls would feel too"
-            raise BadInput(f"{path}: {said}, so the file needs `alone = true`")
-        if file.together and any(step.links or step.disturb for step in steps[1:]):
-            said = "the steps are placed `together`, so what befalls links and programs stands in the first one"
-            raise BadInput(f"{path}: {said}")
-        yield Scenario(
-            name=f"{path.stem}.{number}" if others else path.stem,
-            title=_titled(file.title, others),
-            alone=file.alone,
-            together=file.together,
-            demo=file.demo,
-            pbx=pbx,
-            step=steps,
-        )
-
-
-def _combinations(path: Path, head: _Variables) -> Iterator[tuple[dict[str, str], dict[str, Scalar]]]:
-    """Of each combination how its values read, by the axis' name, and all its variables."""
-    total = 1
-    for name, values in head.matrix.items():
-        total *= len(values)
-        if not values:
-            raise BadInput(f"{path}: matrix.{name}: no value, so there would be no call; leave it out or give one")
-    if total > MAX_COMBINATIONS:
-        raise BadInput(f"{path}: matrix: {total} combinations; at most {MAX_COMBINATIONS}, so split the file")
-    for chosen in product(*head.matrix.values()):
-        told: dict[str, str] = {}
-        variables = dict(head.vars)
-        for name, value in zip(head.matrix, chosen, strict=True):
-            several = value if isinstance(value, dict) else {name: value}
-            told[name] = str(several.get(name, next(iter(several.values()), ""))) or "(none)"
-            variables |= several
-        yield told, variables
-
-
-def _pbx(path: Path, value: Scalar) -> Pbx:
-    for known in get_args(Pbx):
-        if value == known:
-            return known  # type: ignore[no-any-return]
-    raise BadInput(f"{path}: matrix.pbx: {str(value)[:80]!r} is none of {', '.join(get_args(Pbx))}")
-
-
-def _titled(title: str, chosen: Mapping[str, str]) -> str:
-    """The title, and behind it what of the combination it does not say."""
-    more = [f"{name} {value}" for name, value in chosen.items() if value not in title]
-    return f"{title} [{', '.join(more)}]" if more else title
-
-
-def _fill(value: Any, variables: Mapping[str, Scalar], where: str) -> Any:
-    """*value* with its variables filled in."""
-
-    def known(name: str) -> Scalar:
-        if name not in variables:
-            raise BadInput(f"{where}: no variable {name[:80]!r} in [vars] or [matrix]; {_near(name, variables)}")
-        return variables[name]
-
-    if isinstance(value, str):
-        if whole := _WHOLE.fullmatch(value):
-            return known(whole[1])
-        return _PART.sub(lambda found: "${" if found[1] is None else str(known(found[1])), value)
-    if isinstance(value, dict):
-        return {key: _fill(each, variables, where) for key, each in value.items()}
-    return [_fill(each, variables, where) for each in value] if isinstance(value, list) else value
-
-
-def _step(step: StepInFile, file: ScenarioFile, where: str, chosen: Mapping[str, str]) -> Step:
-    """The step with its actors put in; whoever and whatever it names is there."""
-    cast = _Cast(file.actors, where)
-    expect, given = step.expect, step.given
-    call, text = cast.step(step)
-    if expect is None:
-        expect = Expect(verdict="allow", reason="", sip_status=0)  # of a text, and not used
-    if expect.prompt and expect.prompt not in prompts.names():
-        raise BadInput(f"{where}: no prompt {expect.prompt[:80]!r}; {_near(expect.prompt, prompts.names())}")
-    headers = {}
-    for key, wanted in expect.headers.items():
-        leg, message, header = message_key(key)
-        who = leg if leg in ("caller", "callee") else cast.phone(leg)
-        headers[f"{who}:{message}.{header}"] = wanted
-    return Step(
-        title=_titled(step.title or file.title, chosen),
-        given=given.model_copy(
-            update={
-                "registry": tuple(
-                    each.model_copy(update={"number": cast.phone(each.number)}) for each in given.registry
-                ),
-                "lists": tuple(
-                    each.model_copy(update={"subscriber": cast.phone(each.subscriber) if each.subscriber else None})
-                    for each in given.lists
-                ),
-                "bindings": tuple(
-                    each.model_copy(update={"callee": cast.phone(each.callee)}) for each in given.bindings
-                ),
-            }
-        ),
-        links=tuple(map(cast.link, step.links)),
-        disturb=step.disturb,
-        call=call,
-        expect=None
-        if text is not None
-        else expect.model_copy(
-            update={"headers": headers, "rang": None if expect.rang is None else tuple(map(cast.phone, expect.rang))}
-        ),
-        text=text,
-        expect_text=step.expect_text or ExpectText(),
-    )
-
-
-class _Cast:
-    """Who the actors of one file are; *where* begins every complaint."""
-
-    def __init__(self, actors: Mapping[str, Actor], where: str) -> None:
-        self._actors = actors
-        self._where = where
-
-    def actor(self, name: str) -> Actor:
-        if name not in self._actors:
-            raise self._wrong(f"no actor {name[:80]!r} in [actors]; {_near(name, self._actors)}")
-        return self._actors[name]
-
-    def phone(self, who: str) -> str:
-        """Name or number of a telephone, which *who* is or whose actor it is."""
-        found = self._actors[who].phone if who in self._actors else who
-        if found is None:
-            raise self._wrong(f"{who!r} is called, so [actors.{who}] needs `phone`")
-        names = [each.name for each in (*PHONES, *GROUPS)]
-        if not re.fullmatch(r"[0-9+*#]{1,40}", found) and found not in names:
-            said = f"{found[:80]!r} is neither a number nor a telephone of the lab"
-            raise self._wrong(f"{said}; {_near(found, names)}")
-        return found
-
-    def link(self, fault: LinkFault) -> LinkFault:
-        """The fault with the lab's own names of actor and peer."""
-        if fault.address is not None:
-            raise self._wrong("links: `address` is another in every world; `peer` says which link is meant")
-        peer = None if fault.peer is None else self._member(fault.peer, "peer", ("guard",))
-        return fault.model_copy(update={"actor": self._member(fault.actor, "actor"), "peer": peer})
-
-    def _member(self, who: str, key: str, more: tuple[str, ...] = ()) -> str:
-        """Name of the lab's container that *who* is, or whose actor it is."""
-        actor = self._actors.get(who, Actor())
-        found = actor.trunk or actor.phone or who
-        found = next((each.name for each in PHONES if each.number == found), found)
-        known = ["pbx", *more, *(c.name for c in CALLERS), *(p.name for p in PHONES if p.address is not None)]
-        if found not in known:
-            said = f"links: {key} {found[:80]!r} is nobody in the lab who has a link"
-            raise self._wrong(f"{said}; {_near(found, known)}")
-        return found
-
-    def call(self, call: CallInFile) -> CallStep:
-        caller = Actor() if call.sender is None else self.actor(call.sender)
-        if call.receiver is not None:
-            self.actor(call.receiver)
-        values: dict[str, Any] = {name: getattr(call, name) for name in CallStep.model_fields}
-        for name in {"cli", "trunk", "display_name"} - call.model_fields_set:
-            values[name] = getattr(caller, name)
-        if values["cli"] is None or not (call.sender or "cli" in call.model_fields_set):
-            raise self._wrong('the call has no `cli`; "" is a call without one')
-        trunks = [each.name for each in CALLERS if each.calls]
-        if values["trunk"] not in trunks:
-            said = (
-                f"trunk {values['trunk'][:80]!r} is not in the lab" if values["trunk"] else "the call has no `trunk`"
-            )
-            raise self._wrong(f"{said}; {_near(values['trunk'] or '', trunks)}")
-        carriers = [each.name for each in CALLERS if each.calls and each.gateway is None]
-        if values["trunk"] not in carriers and (key := _by_hand(values)):
-            raise self._wrong(
-                f"call.{key}: {values['trunk']} is a gateway, which writes the INVITE itself; "
-                f"`{key}` is for calls of a carrier: {', '.join(carriers)}"
-            )
-        callee = call.receiver or call.callee
-        if not callee:
-            raise self._wrong("the call has no `callee`: a number, or the name of a telephone")
-        return CallStep(**values | {"callee": self.phone(callee), "display_name": values["display_name"] or ""})
-
-    def step(self, step: StepInFile) -> tuple[CallStep, TextStep | None]:
-        """The call of a step; of a text its words in a call's, and the text."""
-        if step.text is not None:
-            for key in ("call", "expect"):
-                if getattr(step, key) is not None:
-                    raise self._wrong(f"a step with `text` has no `{key}`: what is expected stands in `expect_text`")
-            expected = step.expect_text or ExpectText()
-            text = self.text(step.text, expected)
-            if not expected.asks:
-                raise self._wrong(
-                    "`expect_text` asks nothing that could be missing, so a text that is lost would pass; give one "
-                    "of message, phone, server, gsm, report, sender, answer, bodies"
-                )
-            return text.call, text
-        if step.call is None or step.expect is None:
-            raise self._wrong(f"key {'call' if step.call is None else 'expect'!r} is missing; or give `text`")
-        if step.expect_text is not None:
-            raise self._wrong("`expect_text` is for a step with `text`; a call has `expect`")
-        return self.call(step.call), None
-
-    def text(self, text: TextStep, expected: ExpectText) -> TextStep:
-        """The text with its actors put in, when all that it names is there and it can be sent that way."""
-        gateways = {each.name: each for each in CALLERS if each.gateway is not None}
-        if text.gateway not in gateways:
-            raise self._wrong(f"text.gateway: {text.gateway[:80]!r} is none; {_near(text.gateway, gateways)}")
-        most = MAX_TEXT_BY_PBX if text.way == "pbx" else MAX_TEXT
-        size = len(text.whole.encode("utf-8", "replace"))
-        if not 1 <= size <= most or "\0" in text.whole:
-            raise self._wrong(f"text.body: {size} bytes, or a NUL; a text of way {text.way} has 1 to {most}")
-        to, sender = text.to, text.sender
-        if text.way == "gsm":
-            if not (1 <= len(sender) <= 40 and sender.isprintable() and ";" not in sender):
-                raise self._wrong("text.sender: who sends it to the SIM, 1 to 40 characters without a semicolon")
-            to = self.phone(to) if to else ""
-        else:
-            if not re.fullmatch(r"[0-9+*#]{1,32}", to):
-                raise self._wrong(f"text.to: {to[:80]!r} is no number; way {text.way} sends to a mobile number")
-            if text.way != "pbx" and sender:
-                raise self._wrong(f"text.sender: of way {text.way} the sender is the SIM of the line; leave it out")
-        if text.way == "pbx":
-            sender = self.phone(sender or PHONES[0].name)
-        if (to if text.way == "gsm" else text.way == "pbx") and gateways[text.gateway].registers_at != "pbx":
-            raise self._wrong(f"text.gateway: {text.gateway} is no trunk of the PBX, so no MESSAGE goes between them")
-        phones = [each.name for each in PHONES]
-        if expected.phone and expected.phone not in phones:
-            raise self._wrong(f"expect_text.phone: {expected.phone[:80]!r} is none; {_near(expected.phone, phones)}")
-        return text.model_copy(update={"to": to, "sender": sender})
-
-    def _wrong(self, said: str) -> BadInput:
-        return BadInput(f"{self._where}: {said}")
-
-
-def _by_hand(values: Mapping[str, Any]) -> str:
-    """The first key that says how the INVITE is written, or ""."""
-    default = CallStep.model_fields
-    keys = ("headers", "raw", "session", "sdp", "offer")
-    return next((key for key in keys if values[key] != default[key].default), "")
-
-
 def _compiled(pattern: str) -> None:
     try:
         re.compile(pattern)
@@ -773,47 +380,7 @@ def _compiled(pattern: str) -> None:
         raise ValueError(f"{pattern[:80]!r} is no regular expression: {error}") from error
 
 
-def _near(word: str, known: Iterable[str]) -> str:
-    """Which known word was probably meant, else all that there are."""
-    there = sorted(known)
-    near = get_close_matches(word.lower(), there, n=3, cutoff=0.6)
-    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(there) or 'none'}"
-
-
-def _first(error: ValidationError) -> str:
-    """The first thing that is wrong: where it stands, and what was probably meant."""
-    # A key that is written wrong is also one that is missing.
-    first = min(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
-    loc = first["loc"]
-    if first["type"] == "extra_forbidden":
-        key = str(loc[-1])
-        return f"{_where(loc[:-1])}unknown key {key[:80]!r}; {_near(key, _keys_at(loc[:-1]))}"
-    if first["type"] == "missing":
-        return f"{_where(loc[:-1])}key {loc[-1]!r} is missing"
-    said = str(first["msg"]).removeprefix("Value error, ")
-    got = first["input"]
-    seen = f", not {str(got)[:80]!r}" if isinstance(got, Scalar) and first["type"] != "value_error" else ""
-    return f"{_where(loc)}{said}{seen}"
-
-
-def _where(loc: tuple[int | str, ...]) -> str:
-    words = [f"step {part + 1}" if before == "step" and isinstance(part, int) else str(part)
-             for before, part in zip(("", *loc), loc, strict=False) if part != "step"]  # fmt: skip
-    return ": ".join((*words[:1], ".".join(words[1:]))).rstrip(": ") + ": " if words else ""
-
-
-def _keys_at(loc: tuple[int | str, ...]) -> list[str]:
-    """The keys that a table at this place may have."""
-    here: Any = ScenarioFile
-    for part in loc:
-        if isinstance(part, str) and isinstance(here, type) and issubclass(here, BaseModel):
-            fields = {field.alias or name: field for name, field in here.model_fields.items()}
-            here = _model_in(fields[part].annotation) if part in fields else here
-    return [field.alias or name for name, field in here.model_fields.items()]
-
-
-def _model_in(annotation: Any) -> Any:
-    """The model that a field's type is or holds."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for each in get_args(annotation) if (found := _model_in(each)) is not None), None)
+def calls_box(scenarios: Iterable[Scenario]) -> bool:
+    """Whether any of them calls a telephone of the shared container, so that a lab for them needs it."""
+    boxed = {phone.number for phone in PHONES if phone.box}
+    return any(boxed & set(members(step.call.number)) for scenario in scenarios for step in scenario.step)

@@ -12,7 +12,8 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from pbxguard import prompts
-from pbxguard.lab.scenario import Pbx, ScenarioFile
+from pbxguard.lab.scenario import Pbx
+from pbxguard.lab.scenariofile import ScenarioFile
 from pbxguard.lab.topology import CALLERS, GROUPS, PHONES
 
 #: The published file.

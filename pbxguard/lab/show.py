@@ -4,16 +4,18 @@ Knows the files of a bundle (``evidence.write``); reads nothing else, and needs 
 """
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pbxguard.errors import BadInput, UnknownName
 from pbxguard.lab import heard
+from pbxguard.lab.evidence import in_words
 from pbxguard.lab.ladder import printable
 
-__all__ = ["Bundle", "compared", "find", "read", "steps", "timeline"]
+__all__ = ["Bundle", "compared", "fault_lines", "find", "read", "steps", "timeline"]
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
 #: Cells of a timeline.
@@ -164,21 +166,58 @@ def steps(decision: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     return [(str(rule), str(outcome), str(saw), f"{int(ns) / 1000:.1f}") for rule, outcome, saw, ns in found]
 
 
-def compared(expected: dict[str, Any] | None, observed: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
-    """What was expected beside what was observed: name, both in words, and whether they are the same."""
+def fault_lines(faults: Sequence[str]) -> tuple[str, ...]:
+    """The faults as a terminal shows them: what only follows from another verdict than expected is one line."""
+    cause = next((n for n, fault in enumerate(faults) if fault.startswith("verdict: ")), None)
+    if cause is None or len(faults) < cause + 3:
+        return tuple(faults)
+    return (*faults[: cause + 1], f"and so: {'; '.join(faults[cause + 1 :])}")
+
+
+def compared(result: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
+    """What was expected beside what was observed: name, both in words, and whether they are the same.
+
+    Args:
+        result: As ``result.json`` has it.
+    """
+    observed, faults = result.get("observed") or {}, result.get("faults") or []
+    # Some of what is asked is looked for on the wire or in a record, and only the fault says what was there.
+    told = {name: seen for name, seen in map(_told, faults) if name}
     rows = []
-    for name, want in (expected or {}).items():
-        if name in observed and (want not in ("", [], {}, None) or name == "prompt"):
-            seen = observed[name]
-            # A display name is expected to contain the text.
-            same = want == seen if name != "display" else str(want) in str(seen)
-            rows.append((name, _shown(want), _shown(seen), same))
+    for name, want in _asked(result.get("expected") or {}):
+        if name in told:
+            rows.append((name, want, told[name], False))
+        elif name in observed:
+            rows.append((name, want, in_words(observed[name]), True))
+        else:
+            rows.append((name, want, "as expected", True))
     return rows
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) or "none"
-    return "none" if value in ("", None) else str(value)
+def _asked(expected: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Every single thing that a scenario asks, and how it reads."""
+    for name, want in expected.items():
+        if name == "by":
+            yield from ((f"by.{what}", f"within {limit} s") for what, limit in want.items())
+        elif name == "headers":
+            yield from ((f"headers {key}", _header(wanted)) for key, wanted in want.items())
+        elif name in ("decision", "cdr"):
+            yield from ((f"{name}.{key}", f"/{pattern}/") for key, pattern in want.items())
+        elif name == "max_post_dial_ms":
+            yield "post-dial delay", f"at most {want} ms"
+        elif name == "prompt_cut":
+            yield from [("prompt_cut", "yes")] if want else []
+        else:
+            yield name, in_words(want)
+
+
+def _header(wanted: Any) -> str:
+    if isinstance(wanted, bool):
+        return "there" if wanted else "not there"
+    return f"/{wanted}/"
+
+
+def _told(fault: str) -> tuple[str, str]:
+    """Name and observed value of a fault's words."""
+    found = re.match(r"(?P<name>.+?): expected .*?, observed (?P<seen>.*)", fault, re.DOTALL)
+    return (found["name"], found["seen"]) if found else ("", "")

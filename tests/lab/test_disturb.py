@@ -16,7 +16,7 @@ import pytest
 from test_wire import frame, ip_packets, pcap, rtp
 
 from pbxguard.errors import BadInput
-from pbxguard.lab import scenario
+from pbxguard.lab import scenariofile
 from pbxguard.lab.capture import merge
 from pbxguard.lab.links import LinkFault
 from pbxguard.lab.run import run_scenarios
@@ -67,7 +67,7 @@ prompt_cut = true
 def read(folder: Path, text: str) -> Scenario:
     path = folder / "x.toml"
     path.write_text(text)
-    (found,) = scenario.read(path)
+    (found,) = scenariofile.read(path)
     return found
 
 

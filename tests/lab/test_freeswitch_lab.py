@@ -16,7 +16,7 @@ from pbxguard.config import Settings
 from pbxguard.errors import LabUnavailable
 from pbxguard.lab import room, vectors
 from pbxguard.lab.run import Run, run_scenarios
-from pbxguard.lab.scenario import load
+from pbxguard.lab.scenariofile import load
 from pbxguard.lab.world import FREESWITCH_IMAGE, World
 from pbxguard.screening.treatment import ASTERISK, FREESWITCH, refusal
 

@@ -13,7 +13,8 @@ from pbxguard.errors import BadInput, LabUnavailable
 from pbxguard.lab import messages, texts
 from pbxguard.lab.goip.gateway import forwarded, read_forwarded
 from pbxguard.lab.messages import TextObserved, done, legs
-from pbxguard.lab.scenario import ExpectText, TextStep, read
+from pbxguard.lab.scenario import ExpectText, TextStep
+from pbxguard.lab.scenariofile import read
 from pbxguard.lab.wire import Address, Capture, SipMessage, parse_sip
 
 TAG = "00112233445566ff"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from test_wire import ip_packets, pcap, sip
 
 from pbxguard.errors import BadInput
-from pbxguard.lab import record, scenario, schema
+from pbxguard.lab import record, scenariofile, schema
 from pbxguard.lab.evidence import Legs
 from pbxguard.lab.waiting import wait_until
 from pbxguard.lab.wire import Capture
@@ -128,7 +128,7 @@ class TestReal:
 
         assert done.returncode == 0, done.stderr
         assert f"run it: pbxguard lab run refused --scenarios {tmp_path}" in done.stdout
-        (found,) = scenario.read(tmp_path / "refused.toml")
+        (found,) = scenariofile.read(tmp_path / "refused.toml")
         (step,) = found.step
         assert (step.call.cli, step.call.callee, step.call.trunk) == (caller, "zhao", "natl")
         assert [(entry.pattern, entry.subscriber) for entry in step.given.lists] == [(caller, "zhao")]
@@ -157,7 +157,7 @@ class TestReal:
             said, _ = recording.communicate(timeout=60)
 
         assert recording.returncode == 0, said
-        (found,) = scenario.read(tmp_path / "heard.toml")
+        (found,) = scenariofile.read(tmp_path / "heard.toml")
         expect = found.step[0].expect
         assert (expect.verdict, expect.sip_status, expect.two_way_audio, expect.rang) == ("allow", 200, True, ("li",))
         assert not list(captures.glob("record-*"))

@@ -140,7 +140,7 @@ def test_junit_has_the_shape_that_ci_reads(run):
     (failure,) = (child for child in results if child.tag == "failure")
     assert set(failure.attrib) == {"message", "type"}
     assert "expected system_blocklist" in failure.get("message")
-    assert "heard" in failure.get("message")
+    assert "observed" in failure.get("message")
     assert re.search(r"elapsed: \d+\.\d+ s", failure.text)
     folder = re.search(r"evidence: file://(\S+)/", failure.text).group(1)
     assert (Path(folder) / "call.pcap").is_file()
@@ -369,3 +369,48 @@ def test_page_without_capture_still_tells_the_result(run, tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert "the INVITE did not reach the PBX" in page
     assert 'class="ladder"' not in page
+
+
+def test_everything_asked_stands_beside_what_was_observed():
+    """The table of a call has a row for all that its scenario asks, wire and records too, and marks what differs."""
+    asked = Expect.model_validate(
+        {
+            "verdict": "block", "reason": "system_blocklist", "sip_status": 603, "rang": ["zhang"],
+            "two_way_audio": True, "headers": {"caller:603.Reason": "Q.850; x", "callee:INVITE.From": True},
+            "by": {"final": 2.0}, "decision": {"rule": "^5"}, "cdr": {"src": "852"}, "max_post_dial_ms": 100.0,
+        }
+    )  # fmt: skip
+    faults = [
+        "verdict: expected block, observed allow by rule 10.allow (no rule speaks against it)",
+        "rang: expected zhang, observed none",
+        "headers caller:603.Reason: expected /Q.850; x/, observed no such header",
+        "by.final: expected within 2.0 s, observed after 3.1 s",
+    ]
+    observed = {"verdict": "allow", "reason": "system_blocklist", "sip_status": 603, "answered": False}
+    rows = show.compared({"expected": asked.model_dump(exclude_none=True), "observed": observed, "faults": faults})
+    told = {name: (want, seen, same) for name, want, seen, same in rows}
+    assert told == {
+        "answered": ("no", "no", True),
+        "verdict": ("block", "allow by rule 10.allow (no rule speaks against it)", False),
+        "reason": ("system_blocklist", "system_blocklist", True),
+        "sip_status": ("603", "603", True),
+        "two_way_audio": ("yes", "as expected", True),
+        "rang": ("zhang", "none", False),
+        "headers caller:603.Reason": ("/Q.850; x/", "no such header", False),
+        "headers callee:INVITE.From": ("there", "as expected", True),
+        "by.final": ("within 2.0 s", "after 3.1 s", False),
+        "decision.rule": ("/^5/", "as expected", True),
+        "cdr.src": ("/852/", "as expected", True),
+        "post-dial delay": ("at most 100.0 ms", "as expected", True),
+    }
+
+
+def test_what_follows_from_another_verdict_is_one_line():
+    """In a terminal the cause stands first, and what only follows from it does not hide it."""
+    cause, more = (
+        "verdict: expected block, observed allow",
+        ["answered: expected no, observed yes", "rang: x", "by: y"],
+    )
+    assert show.fault_lines(["INVITE: x", cause, *more]) == ("INVITE: x", cause, f"and so: {'; '.join(more)}")
+    assert show.fault_lines([cause, more[0]]) == (cause, more[0])
+    assert show.fault_lines(more) == tuple(more)

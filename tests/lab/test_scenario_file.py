@@ -3,13 +3,15 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from pbxguard import packs
 from pbxguard.cli.main import pbxguard
 from pbxguard.errors import BadInput, UnknownName
-from pbxguard.lab import scenario, schema
+from pbxguard.lab import scenario, scenariofile, schema
 from pbxguard.lab.goip.plan import GatewayPlan
 
 FOLDER = Path(__file__).parents[1] / "scenarios"
@@ -64,7 +66,7 @@ def read(tmp_path: Path, text: str) -> tuple[scenario.Scenario, ...]:
     """The scenarios of a file with this text."""
     path = tmp_path / "x.toml"
     path.write_text(text, encoding="utf-8")
-    return scenario.read(path)
+    return scenariofile.read(path)
 
 
 @pytest.mark.parametrize("text", ["a = " + "[" * 20_000, "a = " + "{a = " * 20_000])
@@ -134,7 +136,7 @@ WRONG = [
     ("[step.expect]", "given = { regstry = [] }\n[step.expect]", "step 1: given: unknown key 'regstry'; did you"),
     ('"zhang"', '"zang"', "step 1: 'zang' is neither a number nor a telephone of the lab; did you mean zhang"),
     ('"intl" }', '"int" }', "step 1: trunk 'int' is not in the lab; did you mean intl"),
-    ("sip_status = 603", "", "step 1: expect: key 'sip_status' is missing"),
+    ('verdict = "block"', "", "step 1: expect: key 'verdict' is missing"),
     ("603", '"soon"', "step 1: expect.sip_status: Input should be a valid integer"),
     ('"block"', '"blocked"', "Input should be 'allow', 'block', 'failed' or 'none', not 'blocked'"),
     ("sip_status", 'prompt = "intl_defaultoff"\nsip_status', "no prompt 'intl_defaultoff'; did you mean intl"),
@@ -150,6 +152,39 @@ WRONG = [
     ("[[step]]", '[matrix]\npbx = ["asterix"]\n[[step]]', "matrix.pbx: 'asterix' is none of asterisk, freeswitch"),
     ("one call", 'one call"\ngiven = { handler = "killed" }\n# "', "the file needs `alone = true`"),
 ]  # fmt: skip
+
+
+MEANT = [
+    ({"verdict": "block"}, {"answered": False, "callee_rang": False}),
+    ({"verdict": "block", "sip_status": 603, "rang": ("zhang",)}, {"answered": False}),
+    ({"verdict": "none"}, {"answered": False, "callee_rang": False, "prompt": ""}),
+    ({"verdict": "allow"}, {"prompt": ""}),
+    ({"verdict": "allow", "sip_status": 200}, {"answered": True, "prompt": ""}),
+    ({"verdict": "allow", "sip_status": 486}, {"answered": False, "prompt": ""}),
+    ({"verdict": "failed", "sip_status": 480}, {"answered": False}),
+    ({"verdict": "block", "answered": True, "callee_rang": True}, {}),
+]
+
+
+@pytest.mark.parametrize(("asked", "meant"), MEANT)
+def test_what_is_not_asked_is_not_judged(asked: dict[str, Any], meant: dict[str, Any]) -> None:
+    """Only what a verdict and a status mean is judged unasked: a refused call rings nowhere, an allowed one has no
+    prompt; what the file says counts before that.
+    """
+    expected = scenario.Expect.model_validate(asked)
+    left = {name for name, field in scenario.Expect.model_fields.items() if field.default is None}
+    assert {name: getattr(expected, name) for name in left if getattr(expected, name) is not None} == {
+        name: value for name, value in (meant | asked).items() if name in left
+    }
+
+
+def test_a_reason_that_no_pack_has_costs_no_call(tmp_path: Path) -> None:
+    """A misspelt reason is found before a call is placed, with step and what was probably meant."""
+    (found,) = read(tmp_path, PLAIN.replace("default_off", "default"))
+    said = "step 1: expect.reason: no reason 'intl_default' in the country pack cn; did you mean intl_default_off"
+    with pytest.raises(BadInput, match=re.escape(said)):
+        scenariofile.require_reasons([found], packs.load("cn"))
+    scenariofile.require_reasons(scenariofile.load(FOLDER), packs.load("cn"))
 
 
 @pytest.mark.parametrize(("old", "new", "said"), WRONG)
@@ -200,18 +235,18 @@ def test_one_combination_by_name(tmp_path: Path) -> None:
     """`NAME` is all of a file, `NAME.2` one combination of it, for each PBX; another number is not known."""
     (tmp_path / "many.toml").write_text(MANY)
 
-    assert len(scenario.load(tmp_path)) == len(scenario.load(tmp_path, ("many",))) == 6
-    assert [each.name for each in scenario.load(tmp_path, ("many.2", "many.2"))] == ["many.2", "many.2"]
+    assert len(scenariofile.load(tmp_path)) == len(scenariofile.load(tmp_path, ("many",))) == 6
+    assert [each.name for each in scenariofile.load(tmp_path, ("many.2", "many.2"))] == ["many.2", "many.2"]
     with pytest.raises(UnknownName, match=r"no scenario 'many\.9'.*that file has many\.1, many\.2, many\.3"):
-        scenario.load(tmp_path, ("many.9",))
+        scenariofile.load(tmp_path, ("many.9",))
     with pytest.raises(UnknownName, match=r"no scenario 'mani'.*did you mean many"):
-        scenario.load(tmp_path, ("mani",))
+        scenariofile.load(tmp_path, ("mani",))
 
 
 def test_no_scenario_is_an_error(tmp_path: Path) -> None:
     """An empty folder is an error, never a run of nothing."""
     with pytest.raises(BadInput, match="no scenario"):
-        scenario.load(tmp_path)
+        scenariofile.load(tmp_path)
 
 
 def test_the_published_schema_is_up_to_date() -> None:
@@ -248,7 +283,7 @@ def test_every_example_names_the_schema(path: Path) -> None:
 
     assert first.startswith("#:schema ")
     assert (path.parent / first.removeprefix("#:schema ")).resolve() == schema.FILE.resolve()
-    assert scenario.read(path)
+    assert scenariofile.read(path)
 
 
 def test_the_examples_of_the_manual_are_scenarios(tmp_path: Path) -> None:
@@ -258,7 +293,7 @@ def test_the_examples_of_the_manual_are_scenarios(tmp_path: Path) -> None:
     for number, block in enumerate(blocks):
         path = tmp_path / f"example-{number}.toml"
         path.write_text(block, encoding="utf-8")
-        assert scenario.read(path)
+        assert scenariofile.read(path)
 
 
 def test_the_manual_names_every_setting_of_a_gateway() -> None:

@@ -11,11 +11,11 @@ from placed import call_of, not_made
 from pbxguard import prompts
 from pbxguard.config import Settings
 from pbxguard.errors import LabUnavailable
-from pbxguard.lab import callers, evidence, report, room, vectors
+from pbxguard.lab import callers, cli, evidence, report, room, vectors
 from pbxguard.lab.callers import Callers, Placing
 from pbxguard.lab.evidence import Evidence
 from pbxguard.lab.run import Run, run_scenarios
-from pbxguard.lab.scenario import load
+from pbxguard.lab.scenariofile import load
 from pbxguard.lab.wire import Capture
 from pbxguard.lab.world import World
 
@@ -145,8 +145,10 @@ def test_what_is_for_the_other_pbx_is_skipped_by_name(run: Run) -> None:
     assert run.skipped[0]["why"] == "it is for freeswitch, and this run is on asterisk"
 
 
-def test_a_fault_has_expected_observed_and_elapsed(world: World, tmp_path: Path) -> None:
-    """Whoever breaks a scenario reads what was expected, what was observed, and how long the call took."""
+def test_a_fault_has_expected_observed_and_elapsed(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever breaks a scenario reads what was expected and observed, how long the call took, and how to see more."""
     (scenario,) = [s for s in SCENARIOS if s.name == "block-exact"]
     step = scenario.step[0]
     wrong = step.expect.model_copy(update={"sip_status": 486, "rang": ("zhang",), "headers": {"caller:200.A": True}})
@@ -154,9 +156,14 @@ def test_a_fault_has_expected_observed_and_elapsed(world: World, tmp_path: Path)
     run = asyncio.run(run_scenarios(world, [broken], tmp_path))
 
     status, rang, header = run.calls[0].faults
-    assert re.fullmatch(r"sip_status: expected 486, observed \d{3} \(the call took \d+\.\d s\)", status)
-    assert rang.startswith("rang: expected zhang, observed none (the call took")
+    assert re.fullmatch(r"sip_status: expected 486, observed \d{3}", status)
+    assert rang == "rang: expected zhang, observed none"
     assert header.startswith("headers caller:200.A: expected a 200 message, observed INVITE, 100, 183")
+    cli._summary(run)
+    told, *_ = said = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(rf"✗ {world.pbx}: {scenario.name}: .*, \d+\.\d s", told)
+    assert said[1:4] == [f"    {fault}" for fault in run.calls[0].faults]
+    assert said[4] == f"    pbxguard lab show {run.calls[0].folder}"
 
 
 def test_nothing_left_to_run_is_an_error(world: World, tmp_path: Path) -> None:
@@ -185,8 +192,7 @@ def test_a_call_that_does_not_end_in_time_is_a_failure(
     (call,) = run.calls
 
     assert run.failed == 1
-    said = "end of the call from intl: expected within 1 s, observed none after 11 s (the call took"
-    assert call.faults[0].startswith(said)
+    assert call.faults[0] == "end of the call from intl: expected within 1 s, observed none after 11 s"
     assert call.folder is not None
     assert (call.folder / "call.pcap").stat().st_size > 10_000
 

@@ -15,7 +15,8 @@ import pytest
 
 import docker
 from pbxguard.lab import addresses, heard, topology
-from pbxguard.lab.scenario import calls_box, load
+from pbxguard.lab.scenario import calls_box
+from pbxguard.lab.scenariofile import load
 from pbxguard.lab.topology import PHONES
 from pbxguard.lab.waiting import wait_until
 from pbxguard.lab.world import World

@@ -23,7 +23,8 @@ from pbxguard.lab.goip.endpoint import Timing
 from pbxguard.lab.goip.gateway import Gateway
 from pbxguard.lab.goip.server import SmsServer
 from pbxguard.lab.run import run_scenarios
-from pbxguard.lab.scenario import ExpectText, load
+from pbxguard.lab.scenario import ExpectText
+from pbxguard.lab.scenariofile import load
 from pbxguard.lab.waiting import wait_for
 from pbxguard.lab.wire import Capture
 from pbxguard.lab.world import World
