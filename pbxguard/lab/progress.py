@@ -5,6 +5,8 @@ On a terminal one view that is drawn anew; elsewhere one line for each result. P
 
 import threading
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -19,6 +21,7 @@ from pbxguard.cli.context import printable
 from pbxguard.lab.evidence import Evidence
 from pbxguard.lab.run import Watch
 from pbxguard.lab.scenario import Scenario, Step
+from pbxguard.lab.topology import CALLERS, PHONES, members
 
 #: Results that stay in view.
 _RECENT = 8
@@ -124,7 +127,21 @@ class Board(Watch):
             (f"{failed} not", "red" if failed else ""), f", {len(flights)} in flight, {now - self._begun:.0f} s",
         )  # fmt: skip
         bar = ProgressBar(total=max(self._total, 1), completed=passed + failed, width=60)
-        return Group(*recent, *worlds, table, *more, head, bar)
+        return Group(*recent, *worlds, *_actors(flights), table, *more, head, bar)
+
+
+def _actors(flights: Sequence[_Flight]) -> tuple[Text, Text]:
+    """Everybody in the lab, and in how many calls in flight each has a part; those in none are dim."""
+    trunks = Counter(flight.step.call.trunk for flight in flights)
+    called = Counter(number for flight in flights for number in members(flight.step.call.number))
+    callers = [(caller.name, trunks[caller.name]) for caller in CALLERS if caller.calls]
+    phones = [(phone.name, called[phone.number]) for phone in PHONES if phone.address or called[phone.number]]
+    return _busy("callers", callers), _busy("telephones", phones)
+
+
+def _busy(what: str, actors: Sequence[tuple[str, int]]) -> Text:
+    names = [(f" {name} {calls}", "bold") if calls else (f" {name}", "dim") for name, calls in actors]
+    return Text.assemble((f"  {what}:", "dim"), *names)
 
 
 def _result(result: Evidence, seconds: float | None) -> Text:

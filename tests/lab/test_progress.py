@@ -34,7 +34,9 @@ def drawn(board: Board) -> str:
 
 
 def test_the_view_has_calls_in_flight_results_and_seconds() -> None:
-    """The view names who calls whom in which world and since when, what is done, and what a world waits for."""
+    """The view names who calls whom in which world and since when, who of the lab is busy, what is done, and what a
+    world waits for.
+    """
     console = Console(file=io.StringIO(), width=100, force_terminal=True)
     first, second = scenario("first"), scenario("second")
     with Board(console, "asterisk", calls=5, worlds=2) as board:
@@ -51,6 +53,9 @@ def test_the_view_has_calls_in_flight_results_and_seconds() -> None:
     assert "\\x1b" in before
     assert "\x1b[31m" not in before
     assert "asterisk: 1 of 5 calls, 0 as expected, 1 not, 1 in flight" in after
+    assert "callers: intl 2 natl ent" in before
+    assert "telephones: zhang 2 li zhao" in before
+    assert "callers: intl 1 natl ent" in after
     assert "✗ second" in after
     assert "verdict: expected allow, observed block" in after
 
@@ -67,19 +72,19 @@ def test_many_calls_in_flight_are_counted() -> None:
 
 
 def test_without_a_terminal_each_result_is_a_line() -> None:
-    """A log gets one plain line for each call, and its faults below it; nothing is drawn over."""
+    """A log gets one plain line for each call, and its first fault below it; nothing is drawn over."""
     file = io.StringIO()
     first = scenario("first")
     with Board(Console(file=file, width=100), "asterisk", calls=2) as board:
         board.say(0, "starting the handler")
         board.started(0, first, first.step[0])
         board.ended(0, result(first))
-        board.ended(0, result(first, "sip_status: expected 200, observed 603 (the call took 1.0 s)"))
+        board.ended(0, result(first, "sip_status: expected 200, observed 603", "rang: expected li, observed none"))
 
     assert file.getvalue().splitlines() == [
         "  ✓ first (0.0 s)",
         "  ✗ first",
-        "      sip_status: expected 200, observed 603 (the call took 1.0 s)",
+        "      sip_status: expected 200, observed 603",
     ]
 
 
