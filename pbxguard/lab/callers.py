@@ -24,6 +24,8 @@ from pbxguard.lab.topology import HOME, MOBILE, Topology
 Gateways = Mapping[str, GatewayPlan]
 _AS_THEY_ARE: Gateways = MappingProxyType({})
 
+#: Codecs by their names in SDP, and Asterisk's.
+_CODECS = {"PCMA": "alaw", "PCMU": "ulaw", "G722": "g722", "GSM": "gsm"}
 _SIPP_FOLDER = "/tmp"  # noqa: S108 (inside the actor's own container)
 
 
@@ -45,6 +47,7 @@ class Placing:
         talk: False: the caller hangs up as soon as the call is answered.
         dtmf: Digits that the caller of an answered call types first.
         line: Of a gateway: the line whose SIM is rung, or whose account dials; None for any that is idle.
+        codecs: What a carrier offers, the best first.
     """
 
     id: str
@@ -62,6 +65,7 @@ class Placing:
     line: int | None = None
     talk: bool = True
     dtmf: str = ""
+    codecs: tuple[str, ...] = ("PCMA", "PCMU")
 
     @property
     def by_sipp(self) -> bool:
@@ -95,6 +99,8 @@ class _Originator:
             "LAB_LISTEN": f"{call.listen:g}",
             "LAB_DTMF": call.dtmf,
             "LAB_TALK": "1" if call.talk else "0",
+            # (The underscores hand it on to the call's other leg, whose offer it is.)
+            "__LAB_CODECS": ",".join(_CODECS[each] for each in call.codecs),
         }
         try:
             await self._ami.order(

@@ -141,6 +141,8 @@ class Cast:
                 f"call.{key}: {values['trunk']} is a gateway, which writes the INVITE itself; "
                 f"`{key}` is for calls of a carrier: {', '.join(carriers)}"
             )
+        if call.codecs != CallStep.model_fields["codecs"].default and (key := _by_hand(values)) != "codecs":
+            raise self._wrong(f"call.codecs: a call with `{key}` offers PCMA only; leave one of the two out")
         callee = call.receiver or call.callee
         if not callee:
             raise self._wrong("the call has no `callee`: a number, or the name of a telephone")
@@ -201,7 +203,7 @@ class Cast:
 def _by_hand(values: Mapping[str, Any]) -> str:
     """The first key that says how the INVITE is written, or ""."""
     default = CallStep.model_fields
-    keys = ("headers", "raw", "session", "sdp", "offer")
+    keys = ("headers", "raw", "session", "sdp", "offer", "codecs")
     return next((key for key in keys if values[key] != default[key].default), "")
 
 

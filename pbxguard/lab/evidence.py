@@ -24,7 +24,7 @@ from pbxguard.store import DecisionRow
 
 #: Plain values of ``Expect``, those that explain the others first.
 _COMPARED = (
-    "verdict", "reason", "sip_status", "answered", "callee_rang", "labels", "cli_class", "cli", "shown",
+    "verdict", "reason", "sip_status", "answered", "callee_rang", "labels", "cli_class", "cli", "shown", "codec",
     "origin_status", "origin_heard", "origin_codec",
 )  # fmt: skip
 
@@ -79,6 +79,7 @@ class Observed:
             the callee's marker where the call was answered.
         span: From where to where that was heard, seconds from the first packet; None when it was not.
         pieces: Every prompt and marker that the caller heard, in order.
+        codec: Of the audio that came to the caller from the PBX.
         callee_heard: What the callee heard, against the caller's marker; "" when nobody was called.
         callee_pieces: Every prompt and marker that the callee heard.
         leaked: Name of a prompt that the callee heard, or the caller of an answered call; "" when none was.
@@ -115,6 +116,7 @@ class Observed:
     heard_by_callee: float = 0.0
     q850_zero: bool = False
     heard: str = ""
+    codec: str = ""
     span: tuple[float, float] | None = None
     pieces: tuple[Piece, ...] = ()
     callee_heard: str = ""
@@ -288,6 +290,7 @@ def observe(legs: Legs, decision: DecisionRow | None, prompt_dir: Path) -> Obser
         heard_by_callee=round(heard_by_callee, 3),
         q850_zero=any("cause=0" in reason.replace(" ", "") for reason in _reasons_of_pbx(caller)),
         heard=str(to_caller.sound),
+        codec=_codec(caller),
         span=to_caller.span,
         pieces=pieces,
         callee_heard=str(to_callee.sound) if legs.callee is not None else "",

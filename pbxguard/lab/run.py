@@ -184,6 +184,7 @@ class Stage:
             listen=step.listen,
             talk=step.talk,
             dtmf=step.dtmf,
+            codecs=step.codecs,
         )
         captures = self.world.root / "captures"
         # A telephone takes one call at a time; a second one would be busy, whatever the verdict.

@@ -17,6 +17,7 @@ MAX_TEXT, MAX_TEXT_BY_PBX = 3000, 740
 #: ``[caller:|callee:|TELEPHONE:]METHOD-or-STATUS.HEADER``
 _MESSAGE_KEY = re.compile(r"(?:([A-Za-z0-9_-]+):)?([A-Z]{2,20}|[1-6][0-9x]{2})\.([A-Za-z0-9-]{1,80})")
 
+Codec = Literal["PCMA", "PCMU", "G722", "GSM"]
 Pbx = Literal["asterisk", "freeswitch"]
 Scalar = str | int | float | bool
 DecisionField = Literal[
@@ -118,6 +119,7 @@ class CallStep(Part):
         dtmf: Digits that the caller of an answered call types, before its marker.
         talk: False: the caller hangs up as soon as the call is answered, for what does not ask who heard what.
         listen: Seconds that the caller of an answered call listens after its own marker.
+        codecs: What a carrier offers, the best first.
     """
 
     cli: str
@@ -134,6 +136,7 @@ class CallStep(Part):
     dtmf: Annotated[str, Field(pattern=r"^[0-9*#A-D]{0,32}$")] = ""
     talk: bool = True
     listen: Annotated[float, Field(ge=0, le=60)] = 1.0
+    codecs: Annotated[tuple[Codec, ...], Field(min_length=1)] = ("PCMA", "PCMU")
 
     @property
     def number(self) -> str:
@@ -181,6 +184,7 @@ class Expect(Part):
         cli: The CLI as the guard recorded it, cut at 200 characters.
         heard: What the caller heard of the prompt that the guard chose, or of the callee's marker when answered:
             ``whole``, ``cut``, ``gaps``, ``wrong`` (another prompt), ``noise``, ``other``, ``silence``, ``nothing``.
+        codec: Of the audio that came to the caller from the PBX.
         callee_heard: The same of what the callee heard of the caller's marker.
         origin_status: Final status at the first leg of a call through a gateway: what the GSM caller's network, or
             the switch abroad, got.
@@ -212,6 +216,7 @@ class Expect(Part):
     cli_class: str | None = None
     cli: str | None = None
     heard: Sound | None = None
+    codec: Codec | None = None
     callee_heard: Sound | None = None
     origin_status: int | None = None
     origin_heard: Sound | None = None
