@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import os
 import re
 import shlex
 import shutil
@@ -19,6 +20,7 @@ from typing import NoReturn
 import click
 import segno
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 from pbxguard.cli.context import App, err, out, pass_app, printable, reported, show_json, show_table
@@ -47,6 +49,8 @@ _evidence = click.option(
 
 
 _DEMO = "pbxguard-demo-"
+#: Columns that the table of a run needs; a narrower terminal gets lines, so that no number is broken.
+_TABLE_WIDTH = 120
 #: What becomes of a call to a telephone of the lab, by its behaviour.
 _DOES = {
     "answers": "answers", "declines": "declines (603)", "rings": "rings, is never answered", "busy": "is busy (486)",
@@ -501,7 +505,7 @@ def _finish(result: Run, app: App) -> NoReturn:
 
 
 def _show(result: Run, app: App) -> None:
-    if not out.is_terminal:
+    if not out.is_terminal and "COLUMNS" not in os.environ:
         out.width = 150  # a log or a pager; rich takes 80 columns there
     columns, rows = _rows(result.calls, app.settings.pack)
     table = Table(header_style="bold", show_lines=True)
@@ -511,8 +515,15 @@ def _show(result: Run, app: App) -> None:
     for row in rows:
         cells = [escape(printable(cell)) for cell in row]
         cells[5] = f"[{colours.get(row[5], 'white')}]{cells[5]}[/]"
-        table.add_row(*cells)
-    out.print(table)
+        if out.width < _TABLE_WIDTH:
+            mark, cli, trunk, callee, sound, verdict, why = cells
+            out.print(f"{mark} {verdict}: {cli} on {trunk} to {callee}", soft_wrap=False)
+            for line in (sound, why):
+                out.print(Padding(line, (0, 0, 0, 4), expand=False), soft_wrap=False)
+        else:
+            table.add_row(*cells)
+    if table.row_count:
+        out.print(table)
     _summary(result)
 
 

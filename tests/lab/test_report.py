@@ -1,5 +1,6 @@
 """Tests of the page, junit.xml and ``lab show``: what a person sees, in a real browser, whatever a caller wrote."""
 
+import io
 import json
 import os
 import re
@@ -16,11 +17,13 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from playwright.sync_api import sync_playwright
+from rich.console import Console
 from test_wire import ip_packets, packets_of, pcap, sdp, sip
 
 from pbxguard import prompts
+from pbxguard.cli.context import App
 from pbxguard.errors import BadInput, UnknownName
-from pbxguard.lab import evidence, heard, report, show
+from pbxguard.lab import cli, evidence, heard, report, show
 from pbxguard.lab.evidence import Evidence
 from pbxguard.lab.run import Run
 from pbxguard.lab.scenario import CallStep, Expect
@@ -414,3 +417,18 @@ def test_what_follows_from_another_verdict_is_one_line():
     assert show.fault_lines(["INVITE: x", cause, *more]) == ("INVITE: x", cause, f"and so: {'; '.join(more)}")
     assert show.fault_lines([cause, more[0]]) == (cause, more[0])
     assert show.fault_lines(more) == tuple(more)
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_a_run_reads_well_in_a_narrow_terminal(run, monkeypatch, width):
+    """At 80 columns a run is lines that break between words: no number, name or reason is cut in two."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    console = Console(file=io.StringIO(), width=width, soft_wrap=True, highlight=False)
+    monkeypatch.setattr(cli, "out", console)
+    cli._show(run, App(None))
+    said = console.file.getvalue()
+    assert "✓ block: +85261234567 on intl to 13957100001 (zhang, zhejiang)\n" in said
+    assert "(system_blocklist)" in said
+    calls = said[: said.index("✗ asterisk: ")].splitlines()
+    assert max(map(len, calls)) <= width
+    assert "\x1b" not in said
