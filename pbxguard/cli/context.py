@@ -119,13 +119,8 @@ class App:
         return at
 
     def local(self, at: datetime | None) -> str:
-        """A stored time in the site's zone, for people."""
-        if at is None:
-            return ""
-        # the zone does not have the first or last hours of the calendar: they are shown as they are in UTC
-        with contextlib.suppress(OverflowError):
-            at = at.astimezone(ZoneInfo(self.pack.timezone))
-        return f"{at:%Y-%m-%d %H:%M:%S}"
+        """A stored time in the site's zone with its offset, for people."""
+        return "" if at is None else self.pack.local(at)
 
 
 def make_folder(path: Path) -> None:

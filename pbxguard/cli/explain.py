@@ -109,6 +109,7 @@ def _as_json(row: DecisionRow, pack: Pack) -> dict[str, Any]:
         "labels": list(row.labels),
         "rule": row.rule,
         "detail": row.detail,
+        "opted_in": row.extra.get("opted_in", ""),
         "legal_basis": row.extra.get("legal_basis", ""),
         "source": _source(row, pack),
         "entry": row.entry,

@@ -7,6 +7,7 @@ the files are kept (``pbxguard.packs``), how a number is written on the wire (``
 
 import re
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from types import MappingProxyType
@@ -163,6 +164,13 @@ class Pack:
     def dates(self) -> tuple[datetime, ...]:
         """When the class of some digits changes, UTC, sorted: between two of them a string reads as one number."""
         return self._plan.dates
+
+    def local(self, at: datetime) -> str:
+        """A moment in the zone of the country, with its offset, for people: ``2026-06-01 12:00:00+08:00``."""
+        # The zone does not have the first or last hours of the calendar: they are shown as they are in UTC.
+        with suppress(OverflowError):
+            at = at.astimezone(ZoneInfo(self.timezone))
+        return at.isoformat(" ", "seconds")
 
     def national_class(self, digits: str, form: NationalForm, at: datetime | None = None) -> str | None:
         """The class of national digits: the longest prefix that allows the length decides.
