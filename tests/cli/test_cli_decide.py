@@ -104,6 +104,20 @@ def test_check_of_nonsense(run, words, says) -> None:
     assert says in check(run, *words, code=2).stderr
 
 
+@pytest.mark.parametrize("callee", ["foo", "zhang", "1395710000", "[red]x", "", "sip:zhang@pbx"])
+def test_check_of_a_callee_that_is_no_number(run, zhang, callee) -> None:
+    """A SIP user may have any name, and a call to it is judged by its caller: the answer says that no subscriber's
+    consent was asked, as a number that is mistyped would be answered alike; for a number it does not.
+    """
+    says = "the callee is no telephone number, so no subscriber"
+    assert says in check(run, callee=callee).stdout
+    told = json.loads(check(run, "--json", callee=callee).stdout)
+    assert (told["verdict"], told["callee_key"], told["note"].startswith(says)) == ("allow", None, True)
+    assert check(run, callee=callee, cli="95119").stdout.startswith("block")
+    assert says not in check(run).stdout
+    assert json.loads(check(run, "--json", callee="110").stdout)["note"] == ""
+
+
 def test_check_needs_a_whole_call(run) -> None:
     """Without the three parts of a call the usage is shown."""
     assert "give --from, --to and --trunk, or --batch FILE.csv" in run("check", "--from", HK, code=2).stderr
@@ -418,7 +432,8 @@ def test_explain_says_where_a_rule_is_from(run, recorded) -> None:
 def test_explain_a_call_that_went_through(run, recorded) -> None:
     """A call that was let through has no notice."""
     recorded(verdict="allow", reason="default", sip_status=None, extra=ROW.extra | {"connected": True})
-    assert json.loads(run("explain", "c1@h", "--json").stdout)["notice"] is None
+    told = json.loads(run("explain", "c1@h", "--json").stdout)
+    assert (told["notice"], told["note"], told["opted_in"]) == (None, "", "")
     assert "notice" not in run("explain", "c1@h").stdout
 
 
