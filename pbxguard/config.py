@@ -8,13 +8,14 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from pbxguard.errors import BadConfig
 from pbxguard.screening.call import Roaming, Trunk
+from pbxguard.screening.rules import near
 
 _Port = Annotated[int, Field(ge=1, le=65535)]
 _CliPrefix = Annotated[str, Field(pattern=r"^[0-9*#+]{1,12}$")]
@@ -198,6 +199,27 @@ class Settings(_Section):
         return None if found is None else Trunk(name=name, **dict(found))
 
 
+def file_of(path: Path | None) -> Path | None:
+    """The settings file that ``load`` reads; None where there is none."""
+    if path is not None:
+        return path
+    if given := os.environ.get("PBXGUARD_CONFIG"):
+        return Path(given)
+    return Path("pbxguard.toml") if Path("pbxguard.toml").is_file() else None
+
+
+def place(path: Path | None, *keys: str) -> str:
+    """Where a setting stands, for the beginning of an error: ``FILE:LINE: a.b``, and ``a.b`` without a file."""
+    shown, file = ".".join(keys), file_of(path)
+    if file is None:
+        return shown
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError):
+        return f"{file}: {shown}"  # it could be read when the settings were
+    return f"{file}:{_line_of(text, list(keys))}: {shown}"
+
+
 def load(path: Path | None = None) -> Settings:
     """The settings of *path*, else of the file that ``PBXGUARD_CONFIG`` names, else of ``./pbxguard.toml``.
 
@@ -206,11 +228,7 @@ def load(path: Path | None = None) -> Settings:
     Raises:
         BadConfig: The file is not there, is no TOML, or has an unknown or wrong key.
     """
-    if path is None:
-        if given := os.environ.get("PBXGUARD_CONFIG"):
-            path = Path(given)
-        elif Path("pbxguard.toml").is_file():
-            path = Path("pbxguard.toml")
+    path = file_of(path)
     settings = Settings() if path is None else _read(path)
     if state := os.environ.get("PBXGUARD_STATE"):
         settings = settings.model_copy(update={"state": Path(state)})
@@ -266,13 +284,76 @@ def _check_times(path: Path, text: str, settings: Settings) -> None:
 
 def _explain(path: Path, text: str, error: ValidationError) -> str:
     """One line: file, line and key of the first wrong setting, and what is wrong with it."""
-    first = error.errors(include_url=False)[0]
+    errors = error.errors(include_url=False)
+    # A key that is mistyped is often why another one is missing.
+    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     keys = [str(part) for part in first["loc"] if part != "[key]"]
     shown = ".".join(key if key.isprintable() else ascii(key) for key in keys)
     where = f"{path}:{_line_of(text, keys)}: {shown}"
-    if first["type"] == "extra_forbidden":
-        return f"{where}: no setting has this name; see the README for the settings"
-    return f"{where}: {first['msg']}"
+    return f"{where}: {_said(first, keys)}"
+
+
+#: What a text of a certain pattern is, for people.
+_PATTERNS = {
+    r"^[A-Za-z0-9_-]{1,32}$": "a trunk or PBX is named by 1 to 32 letters, digits, hyphens and underscores",
+    r"^[0-9*#+]{1,12}$": "write 1 to 12 digits, or the signs * # +",
+}
+
+#: What is expected, by the kind of error.
+_EXPECTED = (
+    ("int_", "is no whole number; write digits without quotes, such as 300"),
+    ("bool_", "is neither true nor false; write one of them, without quotes"),
+    ("string_type", 'is no text; write it in quotes: "..."'),
+    ("path_type", 'is no path; write it in quotes: "/var/lib/pbxguard"'),
+    ("tuple_type", 'is no list; write brackets around it: ["..."]'),
+)
+
+
+def _said(error: ErrorDetails, keys: list[str]) -> str:
+    """What is wrong with a setting, what is expected, and what to write, in plain words."""
+    kind, given, limit = error["type"], _short(error["input"]), error.get("ctx", {})
+    if kind == "extra_forbidden":
+        known = _names(keys[:-1])
+        table = ".".join(keys[:-1])
+        what = f"[{table}] has" if table else "there are"
+        return f"no setting has this name; {what} {', '.join(known)}{near(keys[-1], known)}"
+    if kind == "missing":
+        # No other setting must be there.
+        example = ' = "intl_gateway"' if keys[-1] == "kind" else ""
+        return f"is missing; add it under [{'.'.join(keys[:-1])}], such as {keys[-1]}{example} (the README has all)"
+    if kind in ("dict_type", "model_type", "model_attributes_type"):
+        of_many = ".NAME" if keys in (["trunks"], ["freeswitch"]) else ""
+        return f"{given} is no table; write [{'.'.join(keys)}{of_many}], and its settings in the lines below"
+    if kind in ("literal_error", "enum"):
+        words = re.findall(r"'([^']*)'", str(limit["expected"]))
+        return f"{given} is none of {', '.join(words)}{near(str(error['input']).lower(), words)}"
+    if kind == "string_pattern_mismatch":
+        return f"{given} does not fit: {_PATTERNS.get(str(limit['pattern']), limit['pattern'])}"
+    if kind == "greater_than_equal":
+        return f"{given} is too little; {limit['ge']} is the least"
+    if kind == "less_than_equal":
+        return f"{given} is too much; {limit['le']} is the most"
+    if kind == "string_too_short":
+        return "is empty; write a name, or leave it out"
+    if kind == "string_too_long":
+        return f"is too long; {limit['max_length']} characters are the most"
+    expected = next((words for start, words in _EXPECTED if kind.startswith(start)), None)
+    return str(error["msg"]) if expected is None else f"{given} {expected}"
+
+
+def _names(keys: list[str]) -> tuple[str, ...]:
+    """The settings that a table may have."""
+    model: Any = Settings
+    for key in keys:
+        # Below ``trunks`` and ``freeswitch`` stands a name of the site's own.
+        model = model.model_fields[key].annotation if hasattr(model, "model_fields") else get_args(model)[1]
+    return tuple(model.model_fields)
+
+
+def _short(value: object) -> str:
+    """A value as it was given, of a length that a line has room for."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:60] + "..."
 
 
 def _line_of(text: str, keys: list[str]) -> int:

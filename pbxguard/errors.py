@@ -4,11 +4,17 @@ Each message is one line that names the thing and the remedy, because the comman
 ``exit_code`` is the documented one: 2 usage or configuration, 3 something needed is not there.
 """
 
+import textwrap
+
 
 class PbxguardError(Exception):
     """The parent of all of them; raise one of its children."""
 
     exit_code = 2
+
+    def more(self) -> tuple[str, ...]:
+        """Lines to show below the message: a list that is long and part of the remedy."""
+        return ()
 
 
 class BadNumber(PbxguardError):
@@ -17,6 +23,24 @@ class BadNumber(PbxguardError):
 
 class BadPack(PbxguardError):
     """A country pack is wrong; the message names file and line."""
+
+
+class Unconfirmed(BadPack):
+    """A pack refuses calls on rows that no source confirms, and the site has not said that it wants that.
+
+    Attributes:
+        names: What ``screening.accept_unverified`` lacks.
+    """
+
+    def __init__(self, message: str, names: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.names = names
+
+    def more(self) -> tuple[str, ...]:
+        """The names as they are written in the settings."""
+        text = ", ".join(f'"{name}"' for name in self.names)
+        lines = textwrap.wrap(text, 90, break_long_words=False, break_on_hyphens=False)
+        return ("accept_unverified = [", *(f"  {line}" for line in lines), "]")
 
 
 class BadConfig(PbxguardError):

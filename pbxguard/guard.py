@@ -328,6 +328,7 @@ def decision_row(decided: Decided) -> DecisionRow:
             "has_offer": call.has_offer,
             "withheld": treatment.withhold,
             "legal_basis": basis.legal_basis,
+            "opted_in": basis.opted_in,
             **_trace_of(basis),
         },
     )

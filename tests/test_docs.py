@@ -292,6 +292,28 @@ def test_make_targets_exist(readme: str) -> None:
     assert set(re.findall(r"(?:^|`)make ([a-z]+)", readme, re.MULTILINE)) - {"help"} == targets
 
 
+def test_the_story_stands_before_the_tables(readme: str) -> None:
+    """A newcomer reads how-to chapters in the order of the first hour; tables of more than ten rows come later."""
+    chapters = re.findall(r"^## (.*)$", readme, re.MULTILINE)
+    assert chapters[:3] == ["Hear a rejection", "The lab", "Add the guard to your Asterisk"]
+    how_to = readme.partition("\n## What a caller hears\n")[0]
+    assert all(f"\n## {chapter}\n" in how_to for chapter in ("Add the guard to your Asterisk", "Command line"))
+    assert max(len(table.splitlines()) for table in re.findall(r"(?:^\|.*\n)+", how_to, re.MULTILINE)) <= 12
+    first_hour = fences(readme.partition("\n## The lab\n")[2].partition("\n## ")[0], "sh")[0]
+    verbs = re.findall(r"^pbxguard lab ([a-z]+)", first_hour, re.MULTILINE)
+    assert verbs == ["up", "softphones", "call", "run", "show", "down"]
+    assert "report.html" in first_hour
+
+
+def test_links_within_the_readme_lead_somewhere(readme: str) -> None:
+    """Every link to a chapter names one that there is."""
+    chapters = re.findall(r"^#+ (.*)$", readme, re.MULTILINE)
+    anchors = {re.sub(r"[^a-z0-9 -]", "", chapter.lower()).replace(" ", "-") for chapter in chapters}
+    links = re.findall(r"\]\(#([^)]*)\)", readme)
+    assert links
+    assert {*links} <= anchors
+
+
 def test_files_of_the_map_exist(readme: str) -> None:
     """Every path in the map of the files is there."""
     section = readme.partition("## Map of the files")[2].partition("\n## ")[0]

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 from zoneinfo import ZoneInfo
@@ -21,11 +21,12 @@ from rich.text import Text
 
 from pbxguard import config, packs
 from pbxguard.config import Settings
-from pbxguard.errors import BadConfig, BadNumber, PbxguardError, UnknownName
+from pbxguard.errors import BadConfig, BadNumber, PbxguardError, Unconfirmed, UnknownName
 from pbxguard.screening.call import Trunk
 from pbxguard.screening.lists import normalise_pattern
 from pbxguard.screening.numbering import home_key
 from pbxguard.screening.pack import Pack
+from pbxguard.screening.rules import near
 from pbxguard.store import Store
 
 P = ParamSpec("P")
@@ -49,7 +50,19 @@ class App:
 
     @cached_property
     def pack(self) -> Pack:
-        return packs.load(self.settings.pack, self.settings.screening)
+        settings = self.settings
+        try:
+            return packs.load(settings.pack, settings.screening)
+        except Unconfirmed:
+            # What is wrong is told before what is only not said yet; a site without trunks has those of the lab.
+            if "trunks" in settings.model_fields_set:
+                whole = packs.load(settings.pack)
+                for name in settings.trunks:
+                    self._checked(name, whole)
+            raise
+        except BadConfig as error:
+            file = config.file_of(self.config_path)
+            raise BadConfig(str(error) if file is None else f"{file}: {error}") from error
 
     @cached_property
     def store(self) -> Store:
@@ -69,26 +82,30 @@ class App:
             BadConfig: Its kind or its numbers are none of the pack.
         """
         if name not in self._trunks:
-            self._trunks[name] = self._checked(name)
+            self._trunks[name] = self._checked(name, self.pack)
         return self._trunks[name]
 
-    def _checked(self, name: str) -> Trunk:
+    def _checked(self, name: str, pack: Pack) -> Trunk:
         trunk = self.settings.trunk(name)
         if trunk is None:
             known = ", ".join(sorted(self.settings.trunks)) or "none"
             raise UnknownName(f"no trunk {name[:40]!r} in the settings; there are {known}")
-        if trunk.kind not in self.pack.trunks:
-            kinds = ", ".join(sorted(self.pack.trunks))
-            raise BadConfig(f"trunks.{name}: kind {trunk.kind!r} is not in pack {self.pack.id}; it has {kinds}")
+        if trunk.kind not in pack.trunks:
+            where = config.place(self.config_path, "trunks", name, "kind")
+            raise BadConfig(
+                f"{where}: {trunk.kind!r} is no kind of trunk in pack {pack.id}, "
+                f"which has {', '.join(sorted(pack.trunks))}{near(trunk.kind, pack.trunks)}"
+            )
         for pattern in trunk.allocated:
+            where = config.place(self.config_path, "trunks", name, "allocated")
+            # An extension is digits of the site's own, which no numbering plan knows.
+            key = str if pack.trunks[trunk.kind].cli == "extension" else partial(home_key, pack=pack)
             try:
-                # An extension is digits of the site's own, which no numbering plan knows.
-                own = self.pack.trunks[trunk.kind].cli == "extension"
-                normal = normalise_pattern(pattern, str, home=self.home) if own else self.pattern(pattern)
+                normal = normalise_pattern(pattern, key, home="+" + pack.cc)
             except BadNumber as error:
-                raise BadConfig(f"trunks.{name}: allocated: {error}") from error
+                raise BadConfig(f"{where}: {error}") from error
             if normal != pattern:
-                raise BadConfig(f"trunks.{name}: allocated: write {pattern!r} as dialled at home: {normal!r}")
+                raise BadConfig(f"{where}: write {pattern!r} as dialled at home: {normal!r}")
         return trunk
 
     def key(self, number: str) -> str:
@@ -119,13 +136,8 @@ class App:
         return at
 
     def local(self, at: datetime | None) -> str:
-        """A stored time in the site's zone, for people."""
-        if at is None:
-            return ""
-        # the zone does not have the first or last hours of the calendar: they are shown as they are in UTC
-        with contextlib.suppress(OverflowError):
-            at = at.astimezone(ZoneInfo(self.pack.timezone))
-        return f"{at:%Y-%m-%d %H:%M:%S}"
+        """A stored time in the site's zone with its offset, for people."""
+        return "" if at is None else self.pack.local(at)
 
 
 def make_folder(path: Path) -> None:
@@ -155,6 +167,8 @@ def reported(command: Callable[P, R]) -> Callable[P, R]:
             sys.stdout.flush()
         except PbxguardError as error:
             complain(str(error))
+            for line in error.more():
+                err.print(f"  {printable(line)}", markup=False)
             sys.exit(error.exit_code)
         except OSError as error:
             _discard_output()

@@ -65,6 +65,7 @@ def show_decision(app: App, row: DecisionRow, *, as_json: bool) -> None:
         ("asserted", extra.get("asserted") or ""),
         ("display name", extra.get("display_name") or ""),
         ("callee", f"{row.callee_raw}, read as {row.callee_key or 'no number'}"),
+        ("note", _callee_note(row)),
         ("diverted by", ", ".join(extra.get("diverted_by") or ())),
         ("because", row.detail),
         ("rule", decided + (f", lists version {row.lists_version}" if row.lists_version else "")),
@@ -102,6 +103,7 @@ def _as_json(row: DecisionRow, pack: Pack) -> dict[str, Any]:
         "display_name": row.extra.get("display_name", ""),
         "callee": row.callee_raw,
         "callee_key": row.callee_key,
+        "note": _callee_note(row),
         "diverted_by": row.extra.get("diverted_by", []),
         "verdict": verdict_word(row),
         "failed": row.verdict == "failed",
@@ -109,6 +111,7 @@ def _as_json(row: DecisionRow, pack: Pack) -> dict[str, Any]:
         "labels": list(row.labels),
         "rule": row.rule,
         "detail": row.detail,
+        "opted_in": row.extra.get("opted_in", ""),
         "legal_basis": row.extra.get("legal_basis", ""),
         "source": _source(row, pack),
         "entry": row.entry,
@@ -123,6 +126,16 @@ def _as_json(row: DecisionRow, pack: Pack) -> dict[str, Any]:
         "elapsed_us": row.elapsed_us,
         "steps": _steps(row),
     }
+
+
+def _callee_note(row: DecisionRow) -> str:
+    """What a callee that is no number means for the verdict: a PBX may well call a SIP user by name."""
+    if row.callee_key is not None:
+        return ""
+    return (
+        "the callee is no telephone number, so no subscriber: a call to such a name is judged by its caller alone, "
+        "and nobody's opt-in or own list counts; write a subscriber's number as dialled at home"
+    )
 
 
 def _heard(row: DecisionRow) -> str:

@@ -143,8 +143,7 @@ def punish_(
     app.store.add_entries([entry, *(keep(each, key, entry) for each in sorted(keeps))])
     kept = f"; kept: {', '.join(sorted(keeps))}" if keeps else ""
     out.print(
-        f"{key} is punished from {app.local(entry.since)} until {app.local(entry.expires_at)} "
-        f"({app.pack.timezone}){kept}",
+        f"{key} is punished from {app.local(entry.since)} until {app.local(entry.expires_at)}{kept}",
         markup=False,
     )
 

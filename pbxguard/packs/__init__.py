@@ -11,7 +11,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from pbxguard.errors import BadConfig, BadPack
+from pbxguard.errors import BadConfig, BadPack, Unconfirmed
 from pbxguard.screening.pack import Pack, SiteChoice, compile_pack, shared_files
 
 
@@ -67,6 +67,8 @@ def _load(name_or_path: str, choice: _Choice | None) -> Pack:
         )
     try:
         return compile_pack(_texts(folder), choice)
+    except Unconfirmed as error:
+        raise Unconfirmed(f"country pack {name_or_path}: {error}", error.names) from error
     except BadPack as error:
         raise BadPack(f"country pack {name_or_path}: {error}") from error
     except BadConfig as error:

@@ -189,6 +189,8 @@ class Basis:
         steps: The rules one by one, where a trace was asked for.
         shadow: What rules and lists in shadow would have decided.
         legal_basis: Law and article: of the list entry that decided, else of the rule; "" where there is none.
+        opted_in: The opt-in but for which the call would be refused as off by default, in words, with its date; it is
+            in ``detail`` too. "" where no opt-in was the cause.
     """
 
     rule: str
@@ -200,6 +202,7 @@ class Basis:
     steps: tuple[Step, ...] = ()
     shadow: tuple[Shadow, ...] = ()
     legal_basis: str = ""
+    opted_in: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from pbxguard.screening.pack import BAD_LENGTH, ClassRules, Pack, TrunkRules
 from pbxguard.screening.privacy import Standing, standing
 from pbxguard.screening.punishment import PUNISHMENT_LIST
 from pbxguard.screening.reasons import Label
-from pbxguard.screening.registry import CallClass, Verb
+from pbxguard.screening.registry import CallClass, Consent, Verb
 
 _NO_COUNTRY = ("intl_bad_cc", "intl" + BAD_LENGTH)
 _CALL_CLASSES: Mapping[str, CallClass] = MappingProxyType({str(member): member for member in CallClass})
@@ -97,6 +97,9 @@ class Sight:
         self.looked_up = looked_up
         self.entry: ListEntry | None = None
         self.default: DefaultOff | None = None
+        #: What callees have opened for this call, and what one has closed; known once step 7 was asked.
+        self.opened: tuple[Consent, ...] = ()
+        self.closed: Consent | None = None
         self.listed = _counting(facts.listed, kind) if facts.listed else ()
         # Worked out when first asked for; plain attributes, because functools.cached_property takes a lock each time.
         self.shadow: list[Shadow] = []
@@ -104,6 +107,7 @@ class Sight:
         self._own: dict[str, ListEntry] | None = None
         self._bound: Standing | None = None
         self._not_opened: tuple[str, ...] | None = None
+        self._opt_ins: str | None = None
         self._dno: tuple[str, ...] | None = None
 
     # -- lists ---------------------------------------------------------------------------------------------
@@ -238,7 +242,9 @@ class Sight:
         if not consents:
             return keys
         caller = self.cli.key
-        return tuple(k for k in keys if registry.opened(consents, k, call_class, channel, caller, at) is None)
+        held = {k: registry.opened(consents, k, call_class, channel, caller, at) for k in keys}
+        self.opened = tuple([consent for consent in held.values() if consent is not None])
+        return tuple([k for k, consent in held.items() if consent is None])
 
     def closed_by_subscriber(self) -> bool:
         if not self.facts.consents:
@@ -248,22 +254,46 @@ class Sight:
         for key in self.unopened:
             held = registry.closed(self.facts.consents, key, call_class, self.call.channel, self.call.at)
             if held is not None and held.verb is Verb.CLOSE:
+                self.closed = held
                 return True
         return False
 
     def default_off(self) -> bool:
-        for key in self.unopened:
-            subscriber = self.facts.callees.get(key)
-            if subscriber is None:
-                continue
-            # Effective dates are the site's local ones, half-open.
-            local = self.call.at.astimezone(ZoneInfo(self.pack.timezone)).replace(tzinfo=None)
-            self.default = self.pack.default_off(
-                subscriber.province, subscriber.operator, self.call.channel, self.kind.group or "", local
-            )
-            if self.default is not None:
-                return True
-        return False
+        self.default = next((row for key in self.unopened if (row := self._default_of(key)) is not None), None)
+        return self.default is not None
+
+    def _default_of(self, callee: str) -> DefaultOff | None:
+        """The row that closes calls of this group to a callee who has opened nothing."""
+        subscriber = self.facts.callees.get(callee)
+        if subscriber is None:
+            return None
+        # Effective dates are the site's local ones, half-open.
+        local = self.call.at.astimezone(ZoneInfo(self.pack.timezone)).replace(tzinfo=None)
+        return self.pack.default_off(
+            subscriber.province, subscriber.operator, self.call.channel, self.kind.group or "", local
+        )
+
+    @property
+    def opt_ins(self) -> str:
+        """What callees have opened for this call, in words; their numbers only where there are several."""
+        if self._opt_ins is None:
+            self._opt_ins = " and ".join([self._opt_in(consent) for consent in self.opened])
+        return self._opt_ins
+
+    def _opt_in(self, consent: Consent) -> str:
+        whose = f"{consent.number} " if len(self.callee_keys) > 1 else ""
+        caller = " for this caller" if consent.caller else ""
+        until = f" until {self.pack.local(consent.until)}" if consent.until is not None else ""
+        since = self.pack.local(consent.since)
+        return f"{whose}opted in to {consent.call_class}{caller} since {since}{until} (registry open)"
+
+    def why_not_off(self) -> str:
+        """The opt-ins but for which default-off would refuse this call, in words; "" where it would not."""
+        row = next((row for c in self.opened if (row := self._default_of(c.number)) is not None), None)
+        if row is None:
+            return ""
+        who = "" if len(self.callee_keys) > 1 else "the callee "
+        return f"{who}{self.opt_ins}, else {self.kind.group} calls are off by default ({_row(row)})"
 
     # -- the rest ------------------------------------------------------------------------------------------
 
@@ -385,13 +415,22 @@ def _entry(sight: Sight) -> str:
 
 
 def _consents(sight: Sight) -> str:
-    return f"{len(sight.facts.consents)} consents"
+    held = sight.closed
+    if held is not None:
+        return f"closed {held.call_class} since {sight.pack.local(held.since)} (registry close)"
+    return sight.opt_ins or "nothing closed for such calls"
 
 
 def _default(sight: Sight) -> str:
     row = sight.default
-    if row is None:
-        return f"{len(sight.facts.callees)} subscribers, no default"
+    if row is not None:
+        return _row(row)
+    if sight.opt_ins:
+        return sight.opt_ins
+    return "no default for this subscriber" if sight.facts.callees else "the callee is no subscriber of this site"
+
+
+def _row(row: DefaultOff) -> str:
     return f"{row.province}, {row.operator}, {row.channel}: closed from {row.effective_from:%Y-%m-%d}"
 
 

@@ -139,11 +139,19 @@ def home_key(text: str, pack: Pack) -> str:
         raise BadNumber(f"{shown} is not a number: write digits only, with + first for another country")
     number = _Reading(text, text, pack, None).read()
     if number.key is None:
+        why = f"{_what_is_wrong(number.number_class)} ({number.number_class})"
         raise BadNumber(
-            f"{shown} is no number that can call here ({number.number_class}): write it as dialled at home "
-            f"({', '.join(pack.examples)}), or + and country code (+85261234567)"
+            f"{shown} is no telephone number: {why}; write it as dialled at home ({', '.join(pack.examples)}), or + "
+            "and country code (+85261234567)"
         )
     return number.key
+
+
+def _what_is_wrong(number_class: str) -> str:
+    """Why digits of this class are no valid number, in plain words."""
+    if number_class.endswith(BAD_LENGTH):
+        return "numbers that begin like it are longer or shorter"
+    return "no country has this code" if number_class == "intl_bad_cc" else "no number here begins like it"
 
 
 def _is_withheld(text: str) -> bool:

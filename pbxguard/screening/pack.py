@@ -7,13 +7,14 @@ the files are kept (``pbxguard.packs``), how a number is written on the wire (``
 
 import re
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from types import MappingProxyType
 from typing import Any, Protocol
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pbxguard.errors import BadConfig, BadPack
+from pbxguard.errors import BadConfig, BadPack, Unconfirmed
 from pbxguard.screening.classes import BAD_LENGTH, Area, ClassRules, Dno, NationalForm, NumberPlan, read_plan
 from pbxguard.screening.optin import CodeTable, DefaultOff, DefaultOffTable, OptInCode, read_codes, read_default_off
 from pbxguard.screening.rules import Rule, filter_hits, read_rules
@@ -163,6 +164,13 @@ class Pack:
     def dates(self) -> tuple[datetime, ...]:
         """When the class of some digits changes, UTC, sorted: between two of them a string reads as one number."""
         return self._plan.dates
+
+    def local(self, at: datetime) -> str:
+        """A moment in the zone of the country, with its offset, for people: ``2026-06-01 12:00:00+08:00``."""
+        # The zone does not have the first or last hours of the calendar: they are shown as they are in UTC.
+        with suppress(OverflowError):
+            at = at.astimezone(ZoneInfo(self.timezone))
+        return at.isoformat(" ", "seconds")
 
     def national_class(self, digits: str, form: NationalForm, at: datetime | None = None) -> str | None:
         """The class of national digits: the longest prefix that allows the length decides.
@@ -353,6 +361,7 @@ def compile_pack(files: Mapping[str, str], choice: SiteChoice | None = None) -> 
     # What a rule with a trunk's switch does is judged in trunks.toml.
     blocking = [rule for rule in rules if rule.action == "block" and rule.mode == "enforce"]
     of_rules = [Refusal(rule.id, rule.status == "verified", rule.where) for rule in blocking]
+    chosen = _with_modes(rules, choice)
     if choice is not None:
         _accept(refusals + of_trunks + of_default_off + of_rules, {rule.id for rule in rules}, choice)
     return Pack(
@@ -374,7 +383,7 @@ def compile_pack(files: Mapping[str, str], choice: SiteChoice | None = None) -> 
         regions=MappingProxyType(regions),
         reasons=frozenset(reasons),
         labels=frozenset(labels),
-        rules=_with_modes(rules, choice),
+        rules=chosen,
         shadow_lists=frozenset(choice.shadow_lists if choice else ()),
         tags=_tags(country, plan.classes, regions),
         _plan=plan,
@@ -523,10 +532,13 @@ def _accept(refusals: Collection[Refusal], rule_ids: Collection[str], choice: Si
     idle = {*choice.accept_unverified, *choice.shadow_rules, *choice.rules_off}
     open_ones = [] if "*" in idle else [each for each in refusals if not each.verified and each.name not in idle]
     if open_ones:
-        missing = ", ".join(f'"{name}"' for name in dict.fromkeys(each.name for each in open_ones))
-        raise BadPack(
-            f"{open_ones[0].where}: {open_ones[0].name} refuses calls and no source confirms it; if the site wants "
-            f"that all the same, add to screening.accept_unverified: {missing}"
+        missing = tuple(dict.fromkeys(each.name for each in open_ones))
+        total = f" ({len(missing)} such in all)" if len(missing) > 1 else ""
+        raise Unconfirmed(
+            f"{open_ones[0].where}: {missing[0]} refuses calls and no source confirms that it should{total}; if "
+            'you want that all the same, write accept_unverified = ["*"] under [screening] in the settings, or name '
+            "each; to do without one, change its row in a copy of the pack",
+            missing,
         )
 
 

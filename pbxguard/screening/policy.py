@@ -191,6 +191,7 @@ class _Plan(NamedTuple):
         pure: Those of them that need no facts; without shadow.
         whole: All of the pack, for a trace: what may do something, or the step that is the same for all such calls.
         allowlists: Whether a subscriber's own allowlist is in force.
+        default_off: Whether default-off is in force, so that an opt-in is what lets a call through.
     """
 
     kind: Kind
@@ -198,6 +199,7 @@ class _Plan(NamedTuple):
     pure: tuple[_Item, ...]
     whole: tuple[_Item | Step, ...]
     allowlists: bool
+    default_off: bool
 
 
 def _plan_for(call: Call, cli: Number, pack: Pack) -> _Plan:
@@ -239,6 +241,7 @@ def _compile(trunk: str, channel: str, cli: Number, pack: Pack) -> _Plan:
         pure=tuple([item for item in live if item.rule.step < FACTS_FROM and not item.shadow]),
         whole=tuple(whole),
         allowlists=any(i.rule.when == "subscriber_allowed" and not i.shadow for i in live),
+        default_off=any(i.rule.when == "default_off" and i.act == "block" and not i.shadow for i in live),
     )
 
 
@@ -306,6 +309,7 @@ class _Run:
         looked_up = facts is not None
         facts = facts or Facts()
         self.heard = heard
+        self.plan = plan
         self.pack = plan.kind.pack
         self.sight = Sight(
             call,
@@ -446,13 +450,20 @@ class _Run:
 
     def _basis(self, item: _Item | None, entry: ListEntry | None) -> Basis:
         rule = "10.allow" if item is None else item.rule.id
-        detail = "no rule refuses this call" if item is None else f"{item.rule.detail} ({item.sees(self.sight)})"
+        opted_in = ""
+        if item is not None:
+            detail = f"{item.rule.detail} ({item.sees(self.sight)})"
+        else:
+            detail = "no rule refuses this call"
+            if self.sight.opened and self.plan.default_off and (opted_in := self.sight.why_not_off()):
+                detail = f"{detail}: {opted_in}"
         steps = tuple([*self.steps, Step(rule, detail, "decides", 0)] if item is None and self.steps else self.steps)
         basis = entry.legal_basis if entry is not None else ""
         if not basis and item is not None:
             basis = item.rule.legal_basis
         heard = self.heard
-        return Basis(rule, detail, heard.cli, heard.callee, entry, self.pack.name, steps, tuple(self.shadow), basis)
+        shadow, pack = tuple(self.shadow), self.pack.name
+        return Basis(rule, detail, heard.cli, heard.callee, entry, pack, steps, shadow, basis, opted_in)
 
 
 def _outcome(item: _Item) -> str:

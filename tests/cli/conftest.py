@@ -35,7 +35,8 @@ def run(state: Path) -> Run:
         assert result.exit_code == code, result.output
         if code in (2, 3) and not result.stderr.startswith("Usage:"):
             assert result.stderr.startswith("pbxguard: "), result.stderr
-            assert result.stderr.count("\n") == 1, result.stderr
+            # What stands below the one line is a list that belongs to its remedy.
+            assert all(line.startswith("  ") for line in result.stderr.splitlines()[1:]), result.stderr
         return result
 
     return running

@@ -55,7 +55,7 @@ def test_dry_run_is_the_default(run, site, tmp_path) -> None:
     """It tells who has answered, who not, and who would have lost which calls, and changes nothing."""
     before = lines(run)
     said = run(*CUTOVER, *COHORT, "--effective", "2022-05-20").stdout
-    assert "zhejiang cm: voice of class intl and hmt, from 2022-05-20 00:00:00 on; a dry run" in said
+    assert "zhejiang cm: voice of class intl and hmt, from 2022-05-20 00:00:00+08:00 on; a dry run" in said
     assert "3 subscribers would be closed; 2 of them would have lost 4 calls in the last 30 days" in said
     assert "wrote" not in said
     told = json.loads(run(*CUTOVER, *COHORT, "--effective", "2022-05-20", "--json").stdout)
@@ -109,7 +109,7 @@ def test_apply_status_and_undo(run, site) -> None:
         (1, 2, 4, None), (2, 1, 2, None),
     ]  # fmt: skip
     assert (
-        "zj: zhejiang cm: voice of class intl and hmt, from 2022-05-20 00:00:00 on; finished"
+        "zj: zhejiang cm: voice of class intl and hmt, from 2022-05-20 00:00:00+08:00 on; finished"
         in run(*CUTOVER, "--status", "zj").stdout
     )
     run("registry", "open", number(3), "--class", "hmt")

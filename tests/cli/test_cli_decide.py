@@ -69,6 +69,24 @@ def test_check_at_another_time_and_channel(run, zhang) -> None:
     assert "intl_default_off" in check(run, "--channel", "sms", "--at", "2022-05-19").stdout
 
 
+def test_check_says_which_opt_in_lets_a_call_through(run, zhang) -> None:
+    """A call that default-off would refuse is allowed because of the opt-in: its date and class are told, in the
+    reason why and at the rule that it satisfies; one that comes before it or that needs none is not put down to it.
+    """
+    run("registry", "open", Z0, "--class", "hmt", "--at", "2026-05-01T12:00")
+    words = "opted in to hmt since 2026-05-01 12:00:00+08:00 (registry open)"
+    told = json.loads(check(run, "--at", "2026-06-01", "--json").stdout)
+    assert (told["verdict"], told["reason"], told["rule"]) == ("allow", "intl_origin_notice", "10.allow")
+    assert told["opted_in"].startswith(f"the callee {words}, else hmt calls are off by default (zhejiang, ")
+    assert told["detail"] == f"no rule refuses this call: {told['opted_in']}"
+    saw = {step["rule"]: step["saw"] for step in told["steps"]}
+    assert (saw["7.closed"], saw["7.default_off"]) == (words, words)
+    assert words in check(run, "--at", "2026-06-01").stdout
+    for at, verdict in (("2026-05-01T11:59:59", "block"), ("2022-05-19", "allow")):
+        told = json.loads(check(run, "--at", at, "--json").stdout)
+        assert (told["verdict"], told["opted_in"], "opted in" in str(told["steps"])) == (verdict, "", False)
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -84,6 +102,20 @@ def test_check_at_another_time_and_channel(run, zhang) -> None:
 def test_check_of_nonsense(run, words, says) -> None:
     """A wrong option is one clear line, and exit code 2."""
     assert says in check(run, *words, code=2).stderr
+
+
+@pytest.mark.parametrize("callee", ["foo", "zhang", "1395710000", "[red]x", "", "sip:zhang@pbx"])
+def test_check_of_a_callee_that_is_no_number(run, zhang, callee) -> None:
+    """A SIP user may have any name, and a call to it is judged by its caller: the answer says that no subscriber's
+    consent was asked, as a number that is mistyped would be answered alike; for a number it does not.
+    """
+    says = "the callee is no telephone number, so no subscriber"
+    assert says in check(run, callee=callee).stdout
+    told = json.loads(check(run, "--json", callee=callee).stdout)
+    assert (told["verdict"], told["callee_key"], told["note"].startswith(says)) == ("allow", None, True)
+    assert check(run, callee=callee, cli="95119").stdout.startswith("block")
+    assert says not in check(run).stdout
+    assert json.loads(check(run, "--json", callee="110").stdout)["note"] == ""
 
 
 def test_check_needs_a_whole_call(run) -> None:
@@ -349,11 +381,15 @@ def recorded(state):
 
 
 def test_explain(run, recorded) -> None:
-    """A recorded decision is told with rule, list entry and the local time."""
+    """A recorded decision is told with rule, list entry and the local time, which says its offset."""
     recorded()
     said = run("explain", "c1@h").stdout
     assert said.startswith("block  system_blocklist\n")
-    for text in ("2026-06-01 12:00:00", "+852* on list 'system' (source: feed)", "5.system_list, pack cn 2026.11"):
+    for text in (
+        "2026-06-01 12:00:00+08:00",
+        "+852* on list 'system' (source: feed)",
+        "5.system_list, pack cn 2026.11",
+    ):
         assert text in said
     told = json.loads(run("explain", "c1@h", "--json").stdout)
     assert (told["verdict"], told["entry"], told["failed"]) == ("block", ROW.entry, False)
@@ -396,7 +432,8 @@ def test_explain_says_where_a_rule_is_from(run, recorded) -> None:
 def test_explain_a_call_that_went_through(run, recorded) -> None:
     """A call that was let through has no notice."""
     recorded(verdict="allow", reason="default", sip_status=None, extra=ROW.extra | {"connected": True})
-    assert json.loads(run("explain", "c1@h", "--json").stdout)["notice"] is None
+    told = json.loads(run("explain", "c1@h", "--json").stdout)
+    assert (told["notice"], told["note"], told["opted_in"]) == (None, "", "")
     assert "notice" not in run("explain", "c1@h").stdout
 
 
@@ -431,7 +468,7 @@ def test_explain_an_unknown_call(run, recorded) -> None:
     recorded()
     said = run("explain", "c2@h", code=1)
     assert "no decision is recorded for the Call-ID c2@h; the newest ones are:" in said.stderr
-    assert "c1@h  2026-06-01 12:00:00  system_blocklist" in said.stderr
+    assert "c1@h  2026-06-01 12:00:00+08:00  system_blocklist" in said.stderr
     assert said.stdout == ""
 
 

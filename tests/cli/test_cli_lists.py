@@ -161,8 +161,8 @@ def test_entries_come_and_go_by_date(run) -> None:
         assert json.loads(run(*call, at).stdout)["reason"] == wanted, at
     run("lists", "add", "131*", "--since", "2999-01-01")
     (first, second) = json.loads(run("lists", "show", "--json").stdout)
-    assert (first["state"], first["since"], first["document"]) == ("expired", "2026-06-01 00:00:00", "A 1")
-    assert (second["state"], second["since"]) == ("to come", "2999-01-01 00:00:00")
+    assert (first["state"], first["since"], first["document"]) == ("expired", "2026-06-01 00:00:00+08:00", "A 1")
+    assert (second["state"], second["since"]) == ("to come", "2999-01-01 00:00:00+08:00")
     assert "Asia/Shanghai" in run("lists", "show").stdout
     said = run("lists", "add", "132*", "--since", "2026-07-01", "--expires", "2026-07-01", code=2).stderr
     assert "--expires 2026-07-01 is not after --since 2026-07-01" in said
@@ -179,14 +179,14 @@ def test_punish_and_lift(run) -> None:
     """A measure blocks for its term, a second adds its own; the kept number is not blocked; lifting is at once."""
     words = ("lists", "punish", PUNISHED, "--from", "2026-06-01", "--document", "A 1", "--retained", KEPT)
     said = run(*words, "--basis", "convicted").stdout
-    assert said == (f"{PUNISHED} is punished from 2026-06-01 00:00:00 until 2029-06-01 00:00:00 (Asia/Shanghai); "
+    assert said == (f"{PUNISHED} is punished from 2026-06-01 00:00:00+08:00 until 2029-06-01 00:00:00+08:00; "
                     f"kept: {KEPT}\n")  # fmt: skip
     assert reason(run, PUNISHED) == "joint_punishment"
     assert reason(run, KEPT) == "punished_retained"
     assert "is on the list already" in run(*words, "--basis", "convicted", code=2).stderr
     run("lists", "punish", PUNISHED, "--from", "2027-01-01", "--basis", "convicted", "--document", "B 2")
     rows = shown(run, "--list", "punishment")
-    assert {row["expires"] for row in rows.values()} == {"2031-06-01 00:00:00"}
+    assert {row["expires"] for row in rows.values()} == {"2031-06-01 00:00:00+08:00"}
     assert rows[PUNISHED]["document"] == rows[KEPT]["document"] == "A 1; B 2"
     assert rows[PUNISHED]["legal_basis"].endswith("convicted 3 years + convicted 3 years")
     assert (rows[PUNISHED]["state"], rows[KEPT]["state"]) == ("holds", "kept")
@@ -208,7 +208,7 @@ def test_one_measure_entered_twice_does_not_double_the_term(run) -> None:
         "a measure from 2026-06-01 is on the list, without a document"
         in run(*words, "--document", "A 1", code=2).stderr
     )
-    assert shown(run)[PUNISHED]["expires"] == "2028-06-01 00:00:00"
+    assert shown(run)[PUNISHED]["expires"] == "2028-06-01 00:00:00+08:00"
 
 
 def test_import_into_a_list_is_confined_to_it(run, tmp_path) -> None:
@@ -253,7 +253,7 @@ def test_first_and_last_moment_are_shown(run, tmp_path) -> None:
     )
     run("lists", "import", "in.csv")
     assert reason(run, "13800138000") == "system_blocklist"
-    assert shown(run)["13800138000"]["expires"] == "9999-12-31 23:59:59"
+    assert shown(run)["13800138000"]["expires"] == "9999-12-31 23:59:59+00:00"
     run("lists", "export", "out.csv")
     run("lists", "import", "out.csv", "--replace")
     assert reason(run, "13800138000") == "system_blocklist"

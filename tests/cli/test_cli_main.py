@@ -89,11 +89,17 @@ def test_broken_settings(run, tmp_path, words) -> None:
     ("text", "says"),
     [
         ('pack = "xx"', "no country pack 'xx'"),
-        ('[trunks.intl]\nkind = "moon"', "trunks.intl: kind 'moon' is not in pack cn; it has enterprise"),
-        ('[trunks.intl]\nkind = "enterprise"\nallocated = ["abc"]', "trunks.intl: allocated: 'abc' is not a number"),
+        (
+            '[trunks.intl]\nkind = "moon"',
+            "pbxguard.toml:2: trunks.intl.kind: 'moon' is no kind of trunk in pack cn, which ",
+        ),
+        (
+            '[trunks.intl]\nkind = "enterprise"\nallocated = ["abc"]',
+            ":3: trunks.intl.allocated: 'abc' is not a number",
+        ),
         (
             '[trunks.intl]\nkind = "enterprise"\nallocated = ["+8657186554321"]',
-            "trunks.intl: allocated: write '+8657186554321' as dialled at home: '057186554321'",
+            ":3: trunks.intl.allocated: write '+8657186554321' as dialled at home: '057186554321'",
         ),
         ("[trunks]", "no trunk 'intl' in the settings; there are none"),
     ],
@@ -102,6 +108,34 @@ def test_settings_that_do_not_fit_the_pack(run, tmp_path, text, says) -> None:
     """A pack, kind or number that is not there is named, before any call is decided."""
     (tmp_path / "pbxguard.toml").write_text(f"{text}\n[screening]\naccept_unverified = ['*']\n")
     assert says in run(*CHECK, code=2).stderr
+
+
+def test_mistyped_kind_is_told_first_and_alone(run, tmp_path) -> None:
+    """A kind that is nearly one that there is is guessed, and not hidden behind the refusals not yet accepted; once
+    it is right those are listed, in lines to copy.
+    """
+    settings = tmp_path / "pbxguard.toml"
+    settings.write_text('[trunks.intl]\nkind = "intl_gatewy"\n')
+    said = run(*CHECK, code=2).stderr
+    assert said.startswith(
+        "pbxguard: pbxguard.toml:2: trunks.intl.kind: 'intl_gatewy' is no kind of trunk in pack cn"
+    )
+    assert "did you mean intl_gateway" in said
+    assert ("accept_unverified" in said, said.count("\n")) == (False, 1)
+    settings.write_text('[trunks.intl]\nkind = "intl_gateway"\n')
+    head, _, listed = run(*CHECK, code=2).stderr.partition("\n")
+    assert 'write accept_unverified = ["*"] under [screening] in the settings' in head
+    settings.write_text(f'[trunks.intl]\nkind = "intl_gateway"\n[screening]\n{listed}')
+    assert run(*CHECK).stdout
+
+
+def test_wrong_choice_names_the_settings_file(run, tmp_path) -> None:
+    """A rule that the pack does not have is told with the file that names it."""
+    (tmp_path / "site.toml").write_text("[screening]\nrules_off = ['5.punishmnt']\n")
+    said = run("--config", "site.toml", *CHECK, code=2).stderr
+    assert said.startswith(
+        "pbxguard: site.toml: screening.rules_off: '5.punishmnt' is no rule of this pack; near are"
+    )
 
 
 # -- state ----------------------------------------------------------------------------------------------------

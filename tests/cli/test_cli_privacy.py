@@ -14,7 +14,7 @@ def test_bind_show_unbind(run) -> None:
     """A call from X passes while it is bound to the callee, and is refused once that is over."""
     before = reason(run)
     said = run("privacy", "bind", X, "--a", A, "--b", Z0, "--since", "2026-06-01", "--max-call", 600).stdout
-    assert said == f"{X} stands for {A} and {Z0} from 2026-06-01 00:00:00\n"
+    assert said == f"{X} stands for {A} and {Z0} from 2026-06-01 00:00:00+08:00\n"
     assert reason(run) == "privacy_number"
     assert reason(run, "--at", "2026-05-31T23:59:59") == before
     rows = json.loads(run("privacy", "show", X, "--json").stdout)

@@ -77,9 +77,9 @@ def test_show(run) -> None:
     run("registry", "open", Z0, "--class", "hmt", "--until", "2999-01-01")
     (held,) = json.loads(run("registry", "show", Z0, "--json").stdout)
     assert (held["class"], held["channel"], held["caller"], held["state"], held["until"]) == (
-        "hmt", "voice", "(all)", "open", "2999-01-01 00:00:00",
+        "hmt", "voice", "(all)", "open", "2999-01-01 00:00:00+08:00",
     )  # fmt: skip
-    assert "2999-01-01 00:00:00" in run("registry", "show", Z0).stdout
+    assert "2999-01-01 00:00:00+08:00" in run("registry", "show", Z0).stdout
 
 
 def test_history_keeps_every_line(run) -> None:
@@ -194,7 +194,7 @@ def test_short_import(run, tmp_path) -> None:
     assert (line["by"], line["via"], line["effective"]) == (
         f"cli:{getpass.getuser()}",
         "import",
-        "2026-01-01 00:00:00",
+        "2026-01-01 00:00:00+08:00",
     )
 
 
@@ -225,12 +225,17 @@ def test_export_to_where_nothing_can_be_written(run, tmp_path) -> None:
         (("open", Z0, "--until", "2020-01-01"), "--until 2020-01-01 is not after the time it takes effect"),
         (("open", Z0, "--at", "2026-01-02", "--until", "2026-01-02"), "is not after the time it takes effect"),
         (("open", "abc"), "'abc' is not a number"),
-        (("close", "+999123"), "is no number that can call here"),
+        (
+            ("close", "+999123"),
+            "'+999123' is no telephone number: no country has this code (intl_bad_cc); write it as ",
+        ),
+        (("open", "123"), "numbers that begin like it are longer or shorter (gov_service_bad_length); write it as "),
+        (("open", "1"), "'1' is no telephone number: no number here begins like it (invalid); write it as dialled "),
         (("open", Z0, "--caller", "x"), "'x' is not a number"),
         (("open", Z0, "--class", "moon"), "'moon' is not one of"),
         (("open", Z0, "--evidence", "a\x1b[31m"), "control character"),
         (("open", Z0, "--evidence", "x" * 501), "longer than 500 characters"),
-        (("show", "12"), "'12' is no number"),
+        (("show", "12"), "'12' is no telephone number"),
         (("history", ""), "'' is not a number"),
     ],
 )

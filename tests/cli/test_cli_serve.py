@@ -142,7 +142,7 @@ def test_address_of_another_machine(program) -> None:
 def test_wrong_trunk_stops_it_before_it_listens(run, tmp_path) -> None:
     """A trunk of a kind that the pack does not have is found at the start, not at the first call."""
     (tmp_path / "pbxguard.toml").write_text('[screening]\naccept_unverified = ["*"]\n[trunks.a]\nkind = "moon"')
-    assert "trunks.a: kind 'moon' is not in pack cn" in run("serve", code=2).stderr
+    assert ":4: trunks.a.kind: 'moon' is no kind of trunk in pack cn" in run("serve", code=2).stderr
 
 
 def test_damaged_database_stops_it(program, state) -> None:

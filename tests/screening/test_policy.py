@@ -272,6 +272,63 @@ def test_a_diverted_call_needs_the_consent_of_both(open_for: tuple[str, ...], re
     assert decide(one, facts(consents=consents)).reason == reason
 
 
+def opted_in(one: Call, known: Facts, pack: Pack = CN) -> str:
+    """What a verdict says of opt-ins, which is the same with a trace and without."""
+    verdict = decide_with(pack, one, known, trace=True)
+    assert decide_with(pack, one, known).basis.opted_in == verdict.basis.opted_in
+    assert verdict.basis.opted_in in verdict.basis.detail
+    return verdict.basis.opted_in
+
+
+def test_an_opt_in_is_named_where_it_is_what_lets_the_call_through() -> None:
+    """Class, date and end of the opt-in, for one caller where it is; both numbers where the call was diverted."""
+    may, june = datetime(2026, 4, 30, 16, tzinfo=UTC), datetime(2026, 6, 30, 16, tzinfo=UTC)
+    since = "since 2026-05-01 00:00:00+08:00"
+    off = "else hmt calls are off by default (zhejiang, cm, voice: closed from 2022-05-20)"
+    held = consent(Z0, since=may)
+    assert opted_in(call(HK), facts(consents=(held,))) == f"the callee opted in to hmt {since} (registry open), {off}"
+    held = replace(held, caller=HK, until=june)
+    assert f"hmt for this caller {since} until 2026-07-01 00:00:00+08:00 (" in opted_in(
+        call(HK), facts(consents=(held,))
+    )
+    other = NUMBERS["Z1"]
+    both = (consent(Z0, since=may), consent(other, since=may))
+    told = opted_in(call(HK, "Z1", diverted_by=(Z0,), trusted=True), facts(consents=both))
+    assert (
+        told
+        == f"{Z0} opted in to hmt {since} (registry open) and {other} opted in to hmt {since} (registry open), {off}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "listed", "modes"),
+    [
+        (call(HK, "N0"), (), {}),
+        (call(HK, at=datetime(2022, 5, 1, tzinfo=UTC)), (), {}),
+        (call("13012345678", kind="national"), (), {}),
+        (call(HK), (entry(HK, "allow", owner=NUMBERS["Z0"], name="own"),), {}),
+        (call(HK), (), {"shadow": ("7.default_off",)}),
+        (call(HK), (), {"off": ("7.closed", "7.default_off")}),
+        (call(HK), (entry(HK),), {}),
+    ],
+    ids=["province", "before", "national", "allowlist", "shadow", "off", "blocked"],
+)
+def test_an_opt_in_without_effect_is_not_the_cause(one: Call, listed: tuple[ListEntry, ...], modes: dict) -> None:
+    """Where the call would pass without it, or does not pass with it, no opt-in is named."""
+    consents = tuple(consent(NUMBERS[name]) for name in ("Z0", "N0"))
+    assert opted_in(one, facts(*listed, consents=consents), site(**modes)) == ""
+
+
+def test_a_refusal_says_since_when_the_class_is_closed() -> None:
+    """Whoever closed a class is told as the cause, with the date; the end of the calendar in any zone is no error."""
+    held = consent(Z0, "close", since=datetime(2026, 4, 30, 16, tzinfo=UTC))
+    detail = decide(call(HK), facts(consents=(held,))).basis.detail
+    assert detail.endswith("(closed hmt since 2026-05-01 00:00:00+08:00 (registry close))")
+    first, last = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, tzinfo=UTC)
+    told = opted_in(call(HK), facts(consents=(consent(Z0, since=first, until=last),)))
+    assert " until 9999-12-31 23:00:00+00:00 (" in told
+
+
 def test_blocklist_of_the_original_callee_holds_for_a_diverted_call() -> None:
     """Diverting does not get a caller around the original callee's own blocklist."""
     for written in (Z0, f"{Z0};user=phone", f"+86{Z0}"):
