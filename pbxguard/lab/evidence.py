@@ -68,6 +68,7 @@ class Observed:
         prompt_score: How well it matched, 0 to 1: the least of its languages.
         languages: Languages in which it was heard, in order.
         other_score: The best score of any other prompt: what a wrong prompt would get.
+        opted_in: The opt-in but for which the guard would have refused the call, in words.
         cli: The CLI as the guard recorded it.
         shown: The user part of From that the callee's telephone got.
         recorded: The guard recorded a decision about the call.
@@ -103,6 +104,7 @@ class Observed:
     prompt_score: float
     post_dial_ms: float | None
     labels: tuple[str, ...] = ()
+    opted_in: str = ""
     cli_class: str = ""
     cli: str = ""
     display: str = ""
@@ -274,6 +276,7 @@ def observe(legs: Legs, decision: DecisionRow | None, prompt_dir: Path) -> Obser
         prompt_score=min((piece.score for piece in spoken), default=0.0),
         post_dial_ms=None if caller.post_dial_ms is None else round(caller.post_dial_ms, 1),
         labels=tuple(verdict.labels) if verdict else (),
+        opted_in=str(verdict.extra.get("opted_in", "")) if verdict else "",
         cli_class=decision.cli_class if decision else "",
         cli=decision.cli_raw if decision else "",
         display=_display(legs.callee),

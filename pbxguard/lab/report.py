@@ -59,13 +59,15 @@ def callee_words(call: Evidence) -> str:
 
 
 def why_words(call: Evidence, pack_id: str) -> str:
-    """The reason in plain English, its first sentence."""
+    """The opt-in that let the call through, or the reason: in plain English, one sentence."""
     if call.text is not None:
         return "Texts are not screened yet."
     if call.observed.reason == "guard_failed":
         return "The handler gave no verdict; the trunk's failure policy decided."
     if call.observed.verdict == "none":
         return "The call never reached the PBX."
+    if opted_in := call.observed.opted_in.partition(", else ")[0]:
+        return f"{opted_in[0].upper()}{opted_in[1:]}."
     try:
         return load_pack(pack_id).text(call.observed.reason, "en").partition(". ")[0].rstrip(".") + "."
     except KeyError:

@@ -432,3 +432,14 @@ def test_a_run_reads_well_in_a_narrow_terminal(run, monkeypatch, width):
     calls = said[: said.index("✗ asterisk: ")].splitlines()
     assert max(map(len, calls)) <= width
     assert "\x1b" not in said
+
+
+def test_why_names_the_opt_in_that_let_a_call_through(run):
+    """Of an allowed call that would have been refused but for an opt-in, why is the opt-in and not a label."""
+    call = run.calls[0]
+    opted_in = "the callee opted in to hmt since 2026-11-22 17:04:28+08:00 (registry open), else hmt calls are off"
+    seen = replace(call.observed, verdict="allow", reason="intl_origin_notice", opted_in=opted_in)
+    said = "The callee opted in to hmt since 2026-11-22 17:04:28+08:00 (registry open)."
+    assert report.why_words(replace(call, observed=seen), "cn") == said
+    seen = replace(seen, opted_in="")
+    assert report.why_words(replace(call, observed=seen), "cn") == "The call comes from abroad."
