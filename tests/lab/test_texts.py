@@ -20,8 +20,8 @@ from pbxguard.lab.callers import Callers, Placing
 from pbxguard.lab.capture import capturing
 from pbxguard.lab.evidence import Evidence
 from pbxguard.lab.goip.endpoint import Timing
-from pbxguard.lab.goip.gateway import Gateway
 from pbxguard.lab.goip.server import SmsServer
+from pbxguard.lab.goip.sms import Texts
 from pbxguard.lab.run import run_scenarios
 from pbxguard.lab.scenario import ExpectText, load
 from pbxguard.lab.waiting import wait_for
@@ -49,9 +49,11 @@ async def test_an_sms_server_sees_a_real_call_as_its_ladder_has_it(world: World,
     ):
         gateway = await callers.gateway("goip1")
         where = "{}:{}".format(*server.address)
-        async with gateway.texting(
-            server=where, listen=f"{host}:0", http=f"{host}:0", password="pw", timing=Timing(keepalive=0.5)
-        ) as (device, _web):
+        async with Texts.open(
+            gateway,
+            server=where, listen=f"{host}:0", http=f"{host}:0", password="pw", timing=Timing(keepalive=0.5),
+        ) as texts:  # fmt: skip
+            device = texts.device
             await wait_for(lambda: device.endpoints[2].logged_in, LIMIT, "line 3 to be logged in")
             gateway.box.watch(lambda event: at.setdefault(f"{type(event).__name__} {event}"[:22], time.time()))
             async with capturing(world.engine, world.watcher, world.root / "captures", TAG) as path:
@@ -140,12 +142,12 @@ def test_a_text_that_is_for_nobody_is_looked_for(
 ) -> None:
     """A gateway that forwards where it should forward to nobody is found out: the wire is watched for that too."""
 
-    def to_zhang(self: Gateway, line: int, number: str, tag: str = "") -> AbstractContextManager[None]:
+    def to_zhang(self: Texts, line: int, number: str, tag: str = "") -> AbstractContextManager[None]:
         assert number == ""
         return forwarding(self, line, "13957100001", tag)
 
-    forwarding = Gateway.forwarding_texts
-    monkeypatch.setattr(Gateway, "forwarding_texts", to_zhang)
+    forwarding = Texts.forwarding
+    monkeypatch.setattr(Texts, "forwarding", to_zhang)
     (scenario,) = load(SCENARIOS, ("text-from-gsm",))
     step = next(step for step in scenario.step if step.expect_text.phone == "")
     run = asyncio.run(run_scenarios(world, [scenario.model_copy(update={"step": (step,)})], tmp_path))

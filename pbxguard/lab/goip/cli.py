@@ -22,13 +22,13 @@ from pbxguard.lab.callers import Callers
 from pbxguard.lab.goip.address import lab_address
 from pbxguard.lab.goip.box import Mode
 from pbxguard.lab.goip.control import Device, steady_clock
-from pbxguard.lab.goip.gateway import WEB_USER
 from pbxguard.lab.goip.mobile import MobileNetwork
 from pbxguard.lab.goip.plan import MAX_LINES, GatewayPlan
 from pbxguard.lab.goip.profiles import CallerId
 from pbxguard.lab.goip.protocol import Identity
 from pbxguard.lab.goip.sims import MAX_SIMS, RotationKind
-from pbxguard.lab.goip.web import Web
+from pbxguard.lab.goip.sms import Texts
+from pbxguard.lab.goip.web import WEB_USER, Web
 from pbxguard.lab.topology import CALLERS, PHONES, number_of
 from pbxguard.lab.world import World
 
@@ -187,13 +187,14 @@ async def _attached(
     async with Callers.open(world.engine, world.passwords.ami, world.net, world.gateways) as callers:
         gateway = await callers.gateway(actor)
         gateway.forward_all(targets["forward"])
-        async with gateway.texting(
-            server=ports.server, listen=ports.listen, http=ports.http, password=ports.password, ids=ports.name
-        ) as (device, web):
+        async with Texts.open(
+            gateway,
+            server=ports.server, listen=ports.listen, http=ports.http, password=ports.password, ids=ports.name,
+        ) as texts:  # fmt: skip
             with contextlib.ExitStack() as stack:
                 for line in gateway.box.lines:
-                    stack.enter_context(gateway.forwarding_texts(line.number, targets["sms-forward"]))
-                await _show(View(device, web, plan, actor, as_json), lambda: gateway.broken)
+                    stack.enter_context(texts.forwarding(line.number, targets["sms-forward"]))
+                await _show(View(texts.device, texts.web, plan, actor, as_json), lambda: gateway.broken)
 
 
 async def _show(view: View, broken: Callable[[], str] = lambda: "") -> None:

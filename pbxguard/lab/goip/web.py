@@ -23,12 +23,16 @@ from pbxguard.errors import ServiceUnavailable
 from pbxguard.lab.goip.address import lab_address
 from pbxguard.lab.goip.box import Line, State
 from pbxguard.lab.goip.control import Device
+from pbxguard.lab.goip.dialling import MAX_TEXT_NUMBER, is_dialable
 from pbxguard.lab.goip.mobile import Happened, Sent, Text
 from pbxguard.lab.goip.protocol import MAX_TEXT
 
-__all__ = ["Page", "Web"]
+__all__ = ["WEB_USER", "Page", "Web"]
 
 _log = structlog.get_logger(__name__)
+
+#: User of the pages.
+WEB_USER = "admin"
 
 MAX_CONNECTIONS = 64
 MAX_REQUEST = 16 * 1024  # a text of 3000 bytes is 9000 when every one is percent-encoded
@@ -151,7 +155,7 @@ class Web:
         line = lines.get(number)
         if line is None:
             return Page(200, "ERROR,no such line\n")
-        if not 1 <= len(to) <= 33 or not all(c in "0123456789*#+" for c in to):
+        if not is_dialable(to, MAX_TEXT_NUMBER):
             return Page(200, "ERROR,invalid phone number\n")
         if not body or len(body.encode("utf-8", "replace")) > MAX_TEXT:
             return Page(200, "ERROR,no text, or one longer than 3000 bytes\n")
