@@ -137,7 +137,7 @@ class Texts:
         # Assumed: the manual does not say which line of an account it is.
         line = min(lines, key=lambda each: (self.device.network.busy(each.number), each.number))
         body = unquote_to_bytes(quoted).decode("utf-8", "replace")
-        self.from_sip.append((event.get("Tag", ""), self.device.send(line.number, to, body)))
+        self.from_sip.append((event.get("Tag", ""), self.device.send(line.number, to, body, way="MESSAGE")))
 
 
 def forwarded(sender: str, body: str) -> str:
