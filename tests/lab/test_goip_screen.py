@@ -161,7 +161,7 @@ def start(log: Path, state: Path, server: str) -> "subprocess.Popen[bytes]":
 
 
 async def test_without_a_terminal_each_change_is_a_line(tmp_path: Path) -> None:
-    """A log says at once what changed on a line, what the printed address of send.html did, and who was refused."""
+    """A log says what changed on a line, what the printed address of send.html did, and who was refused."""
     log = tmp_path / "log"
     async with SmsServer("127.0.0.1:0") as server:
         process = start(log, tmp_path, "{}:{}".format(*server.address))

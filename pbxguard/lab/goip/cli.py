@@ -22,7 +22,7 @@ from pbxguard.lab.goip.mobile import MobileNetwork
 from pbxguard.lab.goip.plan import MAX_LINES, GatewayPlan
 from pbxguard.lab.goip.profiles import CallerId
 from pbxguard.lab.goip.protocol import Identity
-from pbxguard.lab.goip.screen import COLUMNS, DEFAULT_PASSWORD, Screen, send_url
+from pbxguard.lab.goip.screen import COLUMNS, DEFAULT_PASSWORD, Entry, Screen, send_url
 from pbxguard.lab.goip.sims import MAX_SIMS, RotationKind
 from pbxguard.lab.goip.sms import Texts
 from pbxguard.lab.goip.web import WEB_USER, Web
@@ -36,7 +36,21 @@ _LEGEND = "\n".join(f"  {name:8} {says}" for name, says in COLUMNS.items())
 _EXAMPLE = send_url("http://127.0.0.1:8086", WEB_USER, DEFAULT_PASSWORD, "13957102002")
 _ZHANG = next(phone.address for phone in PHONES if phone.name == "zhang")
 #: What a newcomer has to know and no option says; the examples work as they stand with the defaults and the lab up.
-_EPILOG = f"""\b
+_EPILOG = f"""Example: pbxguard lab goip --lines 4 --forward zhang --sms-forward zhang --server 127.0.0.1:44444
+
+\b
+In another terminal, beside it:
+  pbxguard lab call --from 13012345678 --to 13957102001 --trunk natl
+  curl '{_EXAMPLE}'
+
+The text of that curl arrives at the SIM in line 2 and goes on to zhang as MESSAGE. The telephones of the lab have no
+screen: forward to your own one (`pbxguard lab softphones`), or watch the wire (beside FreeSWITCH in pbxguard-watch).
+A text of a scenario has its ladder in `pbxguard lab show`.
+
+\b
+  docker exec -it pbxguard-pbx tcpdump -l -A -n -i any host {_ZHANG} and udp port 5060
+
+\b
 Columns of the table:
 {_LEGEND}
 
@@ -51,19 +65,6 @@ The pages, http://127.0.0.1:8086/ lists them all:
 
 Another user or password: send.html says "ERROR,user or password error" with status 200, as a device does; the two
 others say 401.
-
-\b
-Examples, each in another terminal:
-  pbxguard lab goip --lines 4 --forward zhang --sms-forward zhang --server 127.0.0.1:44444
-  pbxguard lab call --from 13012345678 --to 13957102001 --trunk natl
-  curl '{_EXAMPLE}'
-
-The text of that curl arrives at the SIM in line 2 and goes on to zhang as MESSAGE. The telephones of the lab have no
-screen: forward to your own one (`pbxguard lab softphones`), or watch the wire (beside FreeSWITCH in pbxguard-watch).
-A text of a scenario has its ladder in `pbxguard lab show`.
-
-\b
-  docker exec -it pbxguard-pbx tcpdump -l -A -n -i any host {_ZHANG} and udp port 5060
 """
 
 
@@ -244,9 +245,16 @@ async def _show(screen: Screen, *, as_json: bool, broken: Callable[[], str] = la
 async def _as_log(screen: Screen, ended: asyncio.Event, broken: Callable[[], str]) -> None:
     out.width = 150
     out.print(screen.table())
-    screen.watcher = lambda entry: out.print(str(entry), markup=False)
-    while not (await _waited(ended) or broken()):
+    # Printed from here and not where it happens: whoever closes the pipe must not break a call.
+    happened: list[Entry] = []
+    screen.watcher = happened.append
+    over = False
+    while not over:
+        over = await _waited(ended) or bool(broken())
         screen.look()
+        for entry in happened:
+            out.print(str(entry), markup=False)
+        happened.clear()
     out.print(screen.table())
 
 

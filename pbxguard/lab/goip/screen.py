@@ -52,8 +52,8 @@ class Entry:
     Attributes:
         at: When, aware.
         line: On which line; 0 for none.
-        kind: ``state``, ``line``, ``call``, ``text`` or ``page``.
-        facts: The same for a program; empty for a state, which the lines have.
+        kind: ``state``, ``line``, ``call``, ``text``, ``report`` or ``page``.
+        facts: The same for a program, of calls, texts and pages; the others are seen in the lines.
     """
 
     at: datetime
