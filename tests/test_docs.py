@@ -214,7 +214,8 @@ def test_every_example_of_a_scenario_has_one(readme: str, tmp_path: Path) -> Non
     """What `lab run` and `lab show` name is a scenario of the lab, of one call where one is shown; `lab record` can
     make a file of its name.
     """
-    helps = [command.epilog.removeprefix("Example: pbxguard ") for _, command in commands(pbxguard) if command.epilog]
+    firsts = [command.epilog.splitlines()[0] for _, command in commands(pbxguard) if command.epilog]
+    helps = [first.removeprefix("Example: pbxguard ") for first in firsts]
     found = [words[1:3] for words in (*examples(readme), *map(shlex.split, helps)) if words[:1] == ["lab"]]
     named = [(words[0], words[1]) for words in found if len(words) == 2 and not words[1].startswith("-")]
     steps = {scenario.name: len(scenario.step) for scenario in load(README.parent / "tests" / "scenarios")}

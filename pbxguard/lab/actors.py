@@ -16,6 +16,7 @@ from pbxguard import prompts
 from pbxguard.config import Settings
 from pbxguard.errors import BadConfig
 from pbxguard.lab import heard, topology
+from pbxguard.lab.goip.dialling import CHARACTERS
 from pbxguard.lab.goip.plan import GatewayPlan, account_names
 from pbxguard.lab.goip.profiles import CallerId
 from pbxguard.lab.goip.sims import numbers as sim_numbers
@@ -400,6 +401,7 @@ def gateway(folder: Path, caller: Caller, plan: GatewayPlan, passwords: Secrets,
         "send_pai": "yes" if caller_id is CallerId.PAI else "no",
         "options_s": str(image.options_s.value),
         "progress": "\n".join(progress[status] for status in image.progress.value),
+        "dialable": CHARACTERS,
         "who": "id=${UNIQUEID}&channel=${URIENCODE(${CHANNEL(name)})}",
         "texts": "\n".join(f"[texts-{account}]\ninclude => texts" for account in accounts or (caller.name,)),
         "accounts": "\n".join(

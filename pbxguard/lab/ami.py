@@ -68,9 +68,13 @@ class Ami:
             self._manager.register_event(event, lambda _manager, found: self._tell(event, found))
         self._watchers[event].append(watcher)
 
+    def off(self, event: str, watcher: Callable[[Fields], None]) -> None:
+        """Tell *watcher* no more."""
+        self._watchers[event].remove(watcher)
+
     def _tell(self, event: str, found: Any) -> None:
         fields = {name: value if isinstance(value, str) else str(value[0]) for name, value in found.items()}
-        for watcher in self._watchers[event]:
+        for watcher in tuple(self._watchers[event]):
             watcher(fields)
 
     async def console(self, command: str) -> str:

@@ -27,10 +27,11 @@ from pbxguard.lab.callers import Callers
 from pbxguard.lab.goip.box import Line
 from pbxguard.lab.goip.control import Device
 from pbxguard.lab.goip.endpoint import Timing
-from pbxguard.lab.goip.gateway import WEB_USER, Gateway, read_forwarded
+from pbxguard.lab.goip.gateway import Gateway
 from pbxguard.lab.goip.mobile import MobileNetwork, Report, Sent, Text
 from pbxguard.lab.goip.server import Notice, SmsServer
-from pbxguard.lab.goip.web import Web
+from pbxguard.lab.goip.sms import Texts, read_forwarded
+from pbxguard.lab.goip.web import WEB_USER, Web
 from pbxguard.lab.messages import Leg, TextObserved
 from pbxguard.lab.scenario import TextStep
 from pbxguard.lab.topology import number_of
@@ -54,8 +55,7 @@ class _Desk:
     """A gateway with its protocol, its pages and its place to keep what the mobile network said."""
 
     gateway: Gateway
-    device: Device
-    web: Web
+    texts: Texts
     reports: dict[int, int]
     sent: list[Text]
     stack: AsyncExitStack
@@ -63,15 +63,24 @@ class _Desk:
     @classmethod
     async def open(cls, gateway: Gateway, host: IPv4Address, server: SmsServer) -> "_Desk":
         async with AsyncExitStack() as stack:
-            device, web = await stack.enter_async_context(
-                gateway.texting(
+            texts = await stack.enter_async_context(
+                Texts.open(
+                    gateway,
                     server="{}:{}".format(*server.address), listen=f"{host}:0", http=f"{host}:0", password=PASSWORD,
                     network=MobileNetwork(sending=_SENDING, report=_REPORT), timing=Timing(),
                 )
             )  # fmt: skip
-            desk = cls(gateway, device, web, {}, [], stack.pop_all())
-        device.watch(desk.happened)
+            desk = cls(gateway, texts, {}, [], stack.pop_all())
+        texts.device.watch(desk.happened)
         return desk
+
+    @property
+    def device(self) -> Device:
+        return self.texts.device
+
+    @property
+    def web(self) -> Web:
+        return self.texts.web
 
     def happened(self, what: object) -> None:
         if isinstance(what, Report):
@@ -142,7 +151,7 @@ class Texting:
         """A text reaches the SIM of a line: RECEIVE to the SMS server, MESSAGE to the number that it forwards to."""
         to = number_of(step.to) if step.to else ""
         known = set(self._server.notices)
-        with desk.gateway.forwarding_texts(line.number, to, tag):
+        with desk.texts.forwarding(line.number, to, tag):
             desk.device.text_arrives(line.number, step.sender, step.whole)
             notice = await self._notice(known, "RECEIVE", desk, line)
             # Who forwards to nobody must not be seen to send anything; that is waited for, but not for long.
@@ -210,7 +219,7 @@ class Texting:
         taken: list[Text] = []
 
         def here() -> bool:
-            taken[:] = [text for mark, text in desk.gateway.from_sip if mark == tag]
+            taken[:] = [text for mark, text in desk.texts.from_sip if mark == tag]
             return bool(taken)
 
         if not await _came(here, LIMIT if found and (found[0].status or 500) < 300 else SILENCE):

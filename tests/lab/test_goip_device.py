@@ -324,6 +324,22 @@ async def test_send_html_and_its_status(web: Web) -> None:
     assert web.device.network.sent[0].body == "a&b<c> 你"
 
 
+@pytest.mark.parametrize("path", ["", "/", "/default/en_US", "/default/en_US/", "/default/zh_CN/?u=x"])
+async def test_a_bare_address_lists_the_pages(web: Web, path: str) -> None:
+    """Whoever opens `/` or a folder is told of every page and its parameters, without a login or a secret."""
+    status, body = await get(web, path)
+    assert status == 200
+    for page in ("send.html?u=&p=&l=LINE&n=NUMBER&m=TEXT", "send_status.xml?u=&p=", "status.xml?u=&p=[&type=list]"):
+        assert page in body
+    assert "web-pw" not in body
+
+
+@pytest.mark.parametrize("path", ["/default", "/default/en_US/x.html", "/send.html", "/default/en_US//send.html"])
+async def test_what_is_no_page_says_where_they_are(web: Web, path: str) -> None:
+    """404, as before, and where the list is."""
+    assert await get(web, path) == (404, "no such page; / lists them\n")
+
+
 async def test_a_text_that_the_network_refuses(web: Web) -> None:
     """DONE with its error, as devices say it."""
     web.device.network.refuses = lambda _number: 500
@@ -391,7 +407,7 @@ HOSTILE = [
     b"",
     b"\r\n\r\n",
     b"GET\r\n\r\n",
-    b"GET / HTTP/9.9\r\n\r\n",
+    b"GET /x HTTP/9.9\r\n\r\n",
     b"\x16\x03\x01\x00\xa5" * 50,
     b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 20_000 + b"\r\n",
@@ -400,7 +416,7 @@ HOSTILE = [
     b"GET //evil/../send.html?%00 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
     b"GET http://[/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
     b"GET /default/en_US/status.xml?" + b"a=b&" * 100 + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: upgrade, close\r\n\r\n",
+    b"GET /x HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: upgrade, close\r\n\r\n",
 ]
 
 

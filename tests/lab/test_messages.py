@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pbxguard.errors import BadInput, LabUnavailable
 from pbxguard.lab import messages, texts
-from pbxguard.lab.goip.gateway import forwarded, read_forwarded
+from pbxguard.lab.goip.sms import forwarded, read_forwarded
 from pbxguard.lab.messages import TextObserved, done, legs
 from pbxguard.lab.scenario import ExpectText, TextStep
 from pbxguard.lab.scenariofile import read

@@ -1,31 +1,36 @@
 """Texts and calls through a gateway of the lab: what its SMS server is told, and what a hostile text may not do."""
 
 import asyncio
+import functools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
+from click.testing import CliRunner
 
 from pbxguard.lab import evidence, report
 from pbxguard.lab.callers import Callers, Placing
 from pbxguard.lab.capture import capturing
 from pbxguard.lab.evidence import Evidence
+from pbxguard.lab.goip.cli import goip as goip_command
 from pbxguard.lab.goip.endpoint import Timing
-from pbxguard.lab.goip.gateway import Gateway
 from pbxguard.lab.goip.server import SmsServer
+from pbxguard.lab.goip.sms import Texts
 from pbxguard.lab.run import run_scenarios
 from pbxguard.lab.scenario import ExpectText
 from pbxguard.lab.scenariofile import load
-from pbxguard.lab.waiting import wait_for
+from pbxguard.lab.waiting import wait_for, wait_until
 from pbxguard.lab.wire import Capture
 from pbxguard.lab.world import World
 
@@ -50,9 +55,11 @@ async def test_an_sms_server_sees_a_real_call_as_its_ladder_has_it(world: World,
     ):
         gateway = await callers.gateway("goip1")
         where = "{}:{}".format(*server.address)
-        async with gateway.texting(
-            server=where, listen=f"{host}:0", http=f"{host}:0", password="pw", timing=Timing(keepalive=0.5)
-        ) as (device, _web):
+        async with Texts.open(
+            gateway,
+            server=where, listen=f"{host}:0", http=f"{host}:0", password="pw", timing=Timing(keepalive=0.5),
+        ) as texts:  # fmt: skip
+            device = texts.device
             await wait_for(lambda: device.endpoints[2].logged_in, LIMIT, "line 3 to be logged in")
             gateway.box.watch(lambda event: at.setdefault(f"{type(event).__name__} {event}"[:22], time.time()))
             async with capturing(world.engine, world.watcher, world.root / "captures", TAG) as path:
@@ -141,12 +148,12 @@ def test_a_text_that_is_for_nobody_is_looked_for(
 ) -> None:
     """A gateway that forwards where it should forward to nobody is found out: the wire is watched for that too."""
 
-    def to_zhang(self: Gateway, line: int, number: str, tag: str = "") -> AbstractContextManager[None]:
+    def to_zhang(self: Texts, line: int, number: str, tag: str = "") -> AbstractContextManager[None]:
         assert number == ""
         return forwarding(self, line, "13957100001", tag)
 
-    forwarding = Gateway.forwarding_texts
-    monkeypatch.setattr(Gateway, "forwarding_texts", to_zhang)
+    forwarding = Texts.forwarding
+    monkeypatch.setattr(Texts, "forwarding", to_zhang)
     (scenario,) = load(SCENARIOS, ("text-from-gsm",))
     step = next(step for step in scenario.step if step.expect_text.phone == "")
     run = asyncio.run(run_scenarios(world, [scenario.model_copy(update={"step": (step,)})], tmp_path))
@@ -155,10 +162,10 @@ def test_a_text_that_is_for_nobody_is_looked_for(
     assert call.faults == ("phone: expected none, observed 'zhang'",)
 
 
-def goip(world: World, *words: str) -> "subprocess.Popen[str]":
+def goip(world: World, *words: str, stdout: int | IO[str] = subprocess.PIPE) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", "pbxguard", "lab", "goip", *words],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=stdout, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"PBXGUARD_STATE": str(world.state), "COLUMNS": "200"},
     )  # fmt: skip
 
@@ -202,6 +209,49 @@ def test_lab_goip_takes_over_a_gateway_of_the_lab(
     with World(world.settings) as again:
         assert again.lines_registered("goip1")
         assert not again.gateway_in_use("goip1")
+
+
+def test_the_log_of_lab_goip_has_call_and_text_and_its_help_says_how_a_message_is_seen(
+    world: World, pbxguard: "Callable[..., subprocess.CompletedProcess[str]]", tmp_path: Path
+) -> None:
+    """Without a terminal: each state of a real call and its end, a text by the printed address of send.html and where
+    it went; the tcpdump that the help names shows it arriving at the telephone as MESSAGE.
+    """
+    command = re.search(
+        r"docker exec -it pbxguard-pbx (tcpdump .*)", CliRunner().invoke(goip_command, ["--help"]).output
+    )
+    assert command
+    run = functools.partial(world.engine.run, world.watcher)
+    words = ("--actor", "goip1", "--lines", "2", "--forward", "zhang", "--sms-forward", "zhang")
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        process = goip(world, *words, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", stdout=file)
+
+    def until(words: str) -> None:
+        wait_until(lambda: words in log.read_text(), LIMIT, f"{words!r} in the log")
+
+    try:
+        until("goip-2")
+        call = pbxguard("lab", "call", "--from", "13012345678", "--to", "13957102001", "--trunk", "natl",
+                        "--evidence", str(tmp_path))  # fmt: skip
+        assert call.returncode == 0
+        until("line 1  INCOMING:13012345678")
+        until("line 1  ACTIVE")
+        until("line 1  call from 13012345678: Normal call clearing, talked ")
+
+        run("sh", "-c", f"timeout 60 {command[1]} > /tmp/seen 2>&1 &")
+        wait_until(lambda: "listening on" in run("cat", "/tmp/seen")[1], LIMIT, "tcpdump to listen")
+        url = next(line for line in log.read_text().splitlines() if line.startswith("a text: ")).split()[-1]
+        with urllib.request.urlopen(url, timeout=LIMIT) as answer:
+            assert answer.read().startswith(b"Sending,L1")
+        until("line 2  text by GSM from 13957102001 to 13957102002, on as MESSAGE to 13957100001: “hello”")
+        wait_until(lambda: "hello" in run("cat", "/tmp/seen")[1], LIMIT, "the MESSAGE on the wire")
+        assert " MESSAGE sip:13957100001" in run("cat", "/tmp/seen")[1]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(LIMIT) == 0
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_lab_goip_says_what_is_in_its_way(world: World, tmp_path: Path) -> None:

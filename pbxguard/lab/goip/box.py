@@ -13,6 +13,7 @@ from ipaddress import IPv4Address
 from types import MappingProxyType
 
 from pbxguard.errors import BadInput, UnknownName
+from pbxguard.lab.goip.dialling import is_dialable
 from pbxguard.lab.goip.sims import (
     Limits,
     Placed,
@@ -337,7 +338,7 @@ class Box:
             group: The group whose account was called, in group mode.
             source: Where the INVITE came from, for trunk mode.
         """
-        if not 1 <= len(number) <= MAX_NUMBER or not all(c in "0123456789*#+" for c in number):
+        if not is_dialable(number, MAX_NUMBER):
             return Refusal(404, "Not Found", "no number that GSM can dial")
         if self.mode is Mode.TRUNK and not self._from_trunk(source):
             return Refusal(403, "Forbidden", f"{source} is none of the gateways")  # assumed

@@ -4,17 +4,13 @@ import asyncio
 import contextlib
 import json
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import click
 from pydantic import ValidationError
-from rich.box import SIMPLE_HEAD
-from rich.console import RenderableType
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from pbxguard.cli.context import App, err, out, pass_app, printable, reported
 from pbxguard.errors import BadInput, LabUnavailable, PbxguardError
@@ -22,23 +18,57 @@ from pbxguard.lab.callers import Callers
 from pbxguard.lab.goip.address import lab_address
 from pbxguard.lab.goip.box import Mode
 from pbxguard.lab.goip.control import Device, steady_clock
-from pbxguard.lab.goip.gateway import WEB_USER
 from pbxguard.lab.goip.mobile import MobileNetwork
 from pbxguard.lab.goip.plan import MAX_LINES, GatewayPlan
 from pbxguard.lab.goip.profiles import CallerId
 from pbxguard.lab.goip.protocol import Identity
+from pbxguard.lab.goip.screen import COLUMNS, DEFAULT_PASSWORD, Entry, Screen, send_url
 from pbxguard.lab.goip.sims import MAX_SIMS, RotationKind
-from pbxguard.lab.goip.web import Web
+from pbxguard.lab.goip.sms import Texts
+from pbxguard.lab.goip.web import WEB_USER, Web
 from pbxguard.lab.topology import CALLERS, PHONES, number_of
 from pbxguard.lab.world import World
 
 GATEWAYS = tuple(caller.name for caller in CALLERS if caller.gateway is not None)
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _REFRESH_S = 1.0
-_COLUMNS = ("line", "udp", "number", "network", "state", "voip", "server", "told", "lost")
+_LEGEND = "\n".join(f"  {name:8} {says}" for name, says in COLUMNS.items())
+_EXAMPLE = send_url("http://127.0.0.1:8086", WEB_USER, DEFAULT_PASSWORD, "13957102002")
+_ZHANG = next(phone.address for phone in PHONES if phone.name == "zhang")
+#: What a newcomer has to know and no option says; the examples work as they stand with the defaults and the lab up.
+_EPILOG = f"""Example: pbxguard lab goip --lines 4 --forward zhang --sms-forward zhang --server 127.0.0.1:44444
+
+\b
+In another terminal, beside it:
+  pbxguard lab call --from 13012345678 --to 13957102001 --trunk natl
+  curl '{_EXAMPLE}'
+
+The text of that curl arrives at the SIM in line 2 and goes on to zhang as MESSAGE. The telephones of the lab have no
+screen: forward to your own one (`pbxguard lab softphones`), or watch the wire (beside FreeSWITCH in pbxguard-watch).
+A text of a scenario has its ladder in `pbxguard lab show`.
+
+\b
+  docker exec -it pbxguard-pbx tcpdump -l -A -n -i any host {_ZHANG} and udp port 5060
+
+\b
+Columns of the table:
+{_LEGEND}
+
+Below it are the last calls and texts; where the output is no terminal, each change of a line, each call and each text
+is a line of its own.
+
+\b
+The pages, http://127.0.0.1:8086/ lists them all:
+  send.html        a line sends a text: u=USER p=PASSWORD l=LINE n=NUMBER m=TEXT
+  send_status.xml  what became of each line's last text: u= p=
+  status.xml       state of each line: u= p=, and type=list for the short form
+
+Another user or password: send.html says "ERROR,user or password error" with status 200, as a device does; the two
+others say 401.
+"""
 
 
-@click.command(epilog="Example: pbxguard lab goip --lines 4 --forward zhang --server 127.0.0.1:44444")
+@click.command(epilog=_EPILOG)
 @click.option("--actor", type=click.Choice(GATEWAYS),
               help=f"Gateway of the lab that is up.  [default: {GATEWAYS[0]} when it is up]")  # fmt: skip
 @click.option("--no-sip", is_flag=True, help="A box of its own, without the lab and without SIP.")
@@ -50,9 +80,9 @@ _COLUMNS = ("line", "udp", "number", "network", "state", "voip", "server", "told
 @click.option("--listen", default="127.0.0.1:9991", show_default=True, metavar="HOST:PORT",
               help="UDP of line 1; the others have the next ports. Port 0: any.")  # fmt: skip
 @click.option("--http", default="127.0.0.1:8086", show_default=True, metavar="HOST:PORT",
-              help="send.html, send_status.xml and status.xml; their user is admin.")  # fmt: skip
+              help="The pages, see below; their user is admin.")  # fmt: skip
 @click.option("--id", "name", default="goip", show_default=True, help="Line 2 says NAME-2 to the SMS server.")
-@click.option("--password", default="goip", show_default=True, help="Of every line, and of the pages.")
+@click.option("--password", default=DEFAULT_PASSWORD, show_default=True, help="Of every line, and of the pages.")
 @click.option("--profile", metavar="NAME|FILE", help="Wire image of its SIP.  [default: dbl]")
 @click.option("--mode", type=click.Choice([m.value for m in Mode]), help="Configuration mode.  [default: single]")
 @click.option("--caller-id", type=click.Choice([c.value for c in CallerId]), help="What SIP gets of a GSM caller.")
@@ -70,8 +100,8 @@ def goip(
     """A GOIP gateway without radio: SIP lines, the UDP SMS/control protocol and the pages, until Ctrl-C.
 
     With the lab up it takes over one of the lab's gateways: its lines register and carry calls, with these settings
-    while it runs and the lab's own afterwards. Ring a SIM with `pbxguard lab call --trunk natl --to NUMBER`, the
-    number from the table. Without the lab there is no SIP.
+    while it runs and the lab's own afterwards. Ring a SIM by its number from the table. Without the lab there is no
+    SIP.
 
     It stays on this machine or in the lab's networks, and its SIMs and numbers are made up. A text to the number of
     one of its SIMs arrives there.
@@ -90,7 +120,7 @@ def goip(
             plan.box(steady_clock()), MobileNetwork(), ports.identities(plan.lines), server=server, listen=listen
         )
         web = Web(device, http, WEB_USER, password)
-        asyncio.run(_alone(View(device, web, plan, as_json=as_json)))
+        asyncio.run(_alone(Screen(device, web, plan), as_json=as_json))
         return
     with world, world.busy(alone=False):
         actor = actor or GATEWAYS[0]
@@ -119,17 +149,6 @@ class Ports:
 
     def identities(self, lines: int) -> list[Identity]:
         return [Identity(f"{self.name}-{line}", self.password) for line in range(1, lines + 1)]
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """What is shown; *actor* is the lab's gateway, "" without SIP."""
-
-    device: Device
-    web: Web
-    plan: GatewayPlan
-    actor: str = ""
-    as_json: bool = False
 
 
 def planned(plan: GatewayPlan, changes: Mapping[str, Any]) -> GatewayPlan:
@@ -176,9 +195,9 @@ def _lab(app: App, actor: str | None) -> World | None:
     return world
 
 
-async def _alone(view: View) -> None:
-    async with view.device, view.web:
-        await _show(view)
+async def _alone(screen: Screen, *, as_json: bool) -> None:
+    async with screen.device, screen.web:
+        await _show(screen, as_json=as_json)
 
 
 async def _attached(
@@ -187,17 +206,19 @@ async def _attached(
     async with Callers.open(world.engine, world.passwords.ami, world.net, world.gateways) as callers:
         gateway = await callers.gateway(actor)
         gateway.forward_all(targets["forward"])
-        async with gateway.texting(
-            server=ports.server, listen=ports.listen, http=ports.http, password=ports.password, ids=ports.name
-        ) as (device, web):
+        async with Texts.open(
+            gateway,
+            server=ports.server, listen=ports.listen, http=ports.http, password=ports.password, ids=ports.name,
+        ) as texts:  # fmt: skip
             with contextlib.ExitStack() as stack:
                 for line in gateway.box.lines:
-                    stack.enter_context(gateway.forwarding_texts(line.number, targets["sms-forward"]))
-                await _show(View(device, web, plan, actor, as_json), lambda: gateway.broken)
+                    stack.enter_context(texts.forwarding(line.number, targets["sms-forward"]))
+                screen = Screen(texts.device, texts.web, plan, actor, targets["sms-forward"])
+                await _show(screen, as_json=as_json, broken=lambda: gateway.broken)
 
 
-async def _show(view: View, broken: Callable[[], str] = lambda: "") -> None:
-    """Show it until a signal.
+async def _show(screen: Screen, *, as_json: bool, broken: Callable[[], str] = lambda: "") -> None:
+    """Show it until a signal: as a table that changes on a terminal, elsewhere a line for each thing that happens.
 
     Raises:
         LabUnavailable: Its Asterisk went away meanwhile.
@@ -206,28 +227,41 @@ async def _show(view: View, broken: Callable[[], str] = lambda: "") -> None:
     loop = asyncio.get_running_loop()
     for number in _ENDING:
         loop.add_signal_handler(number, ended.set)
-    if view.as_json:
-        await _as_json(view, ended, broken)
+    if as_json:
+        await _as_json(screen, ended, broken)
     else:
-        if not out.is_terminal:
-            out.width = 150
-        with contextlib.ExitStack() as stack:
-            live = stack.enter_context(Live(_table(view), console=out)) if out.is_terminal else None
-            if live is None:
-                out.print(_table(view))
-            while not (await _waited(ended) or broken()):
-                if live is not None:
-                    live.update(_table(view))
-        if live is None:
-            out.print(_table(view))
+        for line in screen.heading():
+            out.print(line, markup=False)
+        if out.is_terminal:
+            with Live(screen.live(), console=out) as live:
+                while not (await _waited(ended) or broken()):
+                    live.update(screen.live())
+        else:
+            await _as_log(screen, ended, broken)
     if why := broken():
-        raise LabUnavailable(f"{view.actor}: {why}; `pbxguard lab status` shows the lab")
+        raise LabUnavailable(f"{screen.actor}: {why}; `pbxguard lab status` shows the lab")
 
 
-async def _as_json(view: View, ended: asyncio.Event, broken: Callable[[], str]) -> None:
+async def _as_log(screen: Screen, ended: asyncio.Event, broken: Callable[[], str]) -> None:
+    out.width = 150
+    out.print(screen.table())
+    # Printed from here and not where it happens: whoever closes the pipe must not break a call.
+    happened: list[Entry] = []
+    screen.watcher = happened.append
+    over = False
+    while not over:
+        over = await _waited(ended) or bool(broken())
+        screen.look()
+        for entry in happened:
+            out.print(str(entry), markup=False)
+        happened.clear()
+    out.print(screen.table())
+
+
+async def _as_json(screen: Screen, ended: asyncio.Event, broken: Callable[[], str]) -> None:
     before = ""
     while True:
-        now = json.dumps(_status(view))
+        now = json.dumps(screen.status())
         if now != before:
             click.echo(now)
             before = now
@@ -240,65 +274,3 @@ async def _waited(ended: asyncio.Event) -> bool:
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(ended.wait(), _REFRESH_S)
     return ended.is_set()
-
-
-def _status(view: View) -> dict[str, Any]:
-    device, web = view.device, view.web
-    host, port = web.address()
-    return {
-        "server": "{}:{}".format(*device.server),
-        "http": f"{host}:{port}",
-        "actor": view.actor or None,
-        "profile": view.plan.profile,
-        "mode": device.box.mode.value,
-        "texts_sent": len(device.network.sent),
-        "lines": [
-            {
-                "line": line.number,
-                "id": endpoint.identity.id,
-                "udp": "{}:{}".format(*device.address(line.number)),
-                "number": line.shown_number,
-                "imsi": line.sim.imsi,
-                "iccid": line.sim.iccid,
-                "imei": line.shown_imei,
-                "operator": line.sim.operator,
-                "state": str(line),
-                "gsm": line.gsm_up,
-                "voip": line.voip_up,
-                "sms_server": endpoint.logged_in,
-                "notices": endpoint.counters.sent,
-                "lost": endpoint.counters.lost,
-            }
-            for line, endpoint in zip(device.box.lines, device.endpoints, strict=True)
-        ],
-    }
-
-
-def _table(view: View) -> RenderableType:
-    device, web = view.device, view.web
-    host, port = web.address()
-    # 80 columns hold it.
-    table = Table(
-        title=f"{view.actor or 'GOIP without SIP'} in {device.box.mode} mode; Ctrl-C ends it\n"
-        f"SMS server {device.server[0]}:{device.server[1]}, pages http://{host}:{port}/default/en_US/",
-        title_justify="left",
-        header_style="bold",
-        box=SIMPLE_HEAD,
-        collapse_padding=True,
-    )
-    for column in _COLUMNS:
-        table.add_column(column, overflow="fold")
-    for line, endpoint in zip(device.box.lines, device.endpoints, strict=True):
-        cells: Sequence[object] = (
-            endpoint.identity.id,
-            device.address(line.number)[1],
-            line.shown_number,
-            line.sim.operator if line.gsm_up else "none",
-            line,
-            "yes" if line.voip_up else "no",
-            "answers" if endpoint.logged_in else "silent",
-            endpoint.counters.sent,
-            endpoint.counters.lost,
-        )
-        table.add_row(*(Text(printable(str(cell))) for cell in cells))
-    return table

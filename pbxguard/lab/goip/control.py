@@ -142,9 +142,9 @@ class Device:
 
     # -- texts ---------------------------------------------------------------------------------------------
 
-    def send(self, line: int, to: str, body: str) -> Text:
-        """Let a line send a text, as the HTTP page does; its report goes to the SMS server."""
-        text = self.endpoints[self.box.line(line).number - 1].send(to, body, self.now())
+    def send(self, line: int, to: str, body: str, *, way: str = "") -> Text:
+        """Let a line send a text, as the HTTP page does (*way* says who); its report goes to the SMS server."""
+        text = self.endpoints[self.box.line(line).number - 1].send(to, body, self.now(), way=way)
         self._wake()
         return text
 

@@ -311,7 +311,7 @@ class Endpoint:
         if error:
             answer = reply("ERROR", message.sid, message.tid, f"errorstatus:{error}", end=_LF)
         else:
-            text = self.send(message.to, session.text, now)
+            text = self.send(message.to, session.text, now, way="UDP")
             self._awaited[text.number] = (source, message.sid, message.tid)
             answer = b""
         session.numbers[message.tid] = answer
@@ -327,9 +327,9 @@ class Endpoint:
             return NO_NETWORK
         return FULL if self.network.full(self.line.number) else 0
 
-    def send(self, to: str, body: str, now: float) -> Text:
-        """Let the line send a text, whoever asked for it."""
-        return self.network.send(self.line.number, self.line.sim.msisdn, to, body, now)
+    def send(self, to: str, body: str, now: float, *, way: str = "") -> Text:
+        """Let the line send a text, whoever asked for it; *way* says who."""
+        return self.network.send(self.line.number, self.line.sim.msisdn, to, body, now, way=way)
 
     def _sent(self, event: Sent) -> list[Outgoing]:
         awaited = self._awaited.pop(event.text.number, None)

@@ -22,13 +22,14 @@ OUT_OF_ORDER = 38
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text that a line was told to send; *number* is its sms_no, which its report names."""
+    """A text that a line was told to send; *number* is its sms_no, which its report names, *way* is who told it."""
 
     line: int
     number: int
     sender: str
     to: str
     body: str
+    way: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +87,9 @@ class MobileNetwork:
     _line_free: dict[int, float] = field(default_factory=dict)
     _under_way: dict[int, int] = field(default_factory=dict)
 
-    def send(self, line: int, sender: str, to: str, body: str, now: float) -> Text:
+    def send(self, line: int, sender: str, to: str, body: str, now: float, *, way: str = "") -> Text:
         """Take a text from a line; ``due`` says later what became of it."""
-        text = Text(line, next(self._numbers), sender, to, body)
+        text = Text(line, next(self._numbers), sender, to, body, way)
         begin = max(now, self._line_free.get(line, now))
         error = self.refuses(to) if self.up else OUT_OF_ORDER
         done = begin + self.sending

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pbxguard.errors import BadInput
+from pbxguard.lab.goip.dialling import MAX_TEXT_NUMBER, is_dialable
 
 __all__ = [
     "MAX_DATAGRAM",
@@ -45,7 +46,6 @@ MAX_ARGUMENTS = 8
 NOTICES = frozenset({"RECEIVE", "DELIVER", "STATE", "RECORD", "HANGUP", "EXPIRY", "REMAIN", "CELLS", "BCCH", "USSN"})
 
 _INTEGER = re.compile(rb"-?[0-9]{1,19}")
-_NUMBER = re.compile(rb"\+?[0-9*#]{1,32}")
 _VERB = re.compile(rb"[A-Za-z_]{2,24}")
 _ARGUMENT = re.compile(rb"[!-~]{1,64}")
 # node-goip answers `req:`, the specification says `reg:`.
@@ -187,8 +187,8 @@ def _words(verb: bytes, rest: bytes) -> Message | None:
     if verb == b"SEND":
         if len(arguments) != 2 or not _INTEGER.fullmatch(arguments[0]):
             return None
-        number = arguments[1]
-        return Submit(sid, int(arguments[0]), number.decode("ascii") if _NUMBER.fullmatch(number) else "")
+        number = arguments[1].decode("ascii")
+        return Submit(sid, int(arguments[0]), number if is_dialable(number, MAX_TEXT_NUMBER) else "")
     return Command(name, sid, tuple(argument.decode("ascii") for argument in arguments))
 
 

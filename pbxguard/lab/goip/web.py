@@ -23,12 +23,33 @@ from pbxguard.errors import ServiceUnavailable
 from pbxguard.lab.goip.address import lab_address
 from pbxguard.lab.goip.box import Line, State
 from pbxguard.lab.goip.control import Device
+from pbxguard.lab.goip.dialling import MAX_TEXT_NUMBER, is_dialable
 from pbxguard.lab.goip.mobile import Happened, Sent, Text
 from pbxguard.lab.goip.protocol import MAX_TEXT
 
-__all__ = ["Page", "Web"]
+__all__ = ["SEND_PAGE", "WEB_USER", "Page", "Web"]
 
 _log = structlog.get_logger(__name__)
+
+#: User of the pages.
+WEB_USER = "admin"
+#: Folders of the pages, one a language; both are the same here.
+FOLDERS = ("/default/en_US", "/default/zh_CN")
+#: The page that sends a text.
+SEND_PAGE = f"{FOLDERS[0]}/send.html"
+#: What ``/`` and a bare folder say. A device has its whole configuration there.
+_CONTENTS = f"""\
+Pages for SMS servers. Each is in {FOLDERS[0]}/, and takes u=USER and p=PASSWORD, or HTTP Basic.
+
+send.html?u=&p=&l=LINE&n=NUMBER&m=TEXT
+    A line (1 unless said) sends a text: "Sending,L1 Send SMS to:NUMBER; ID:XXXXXXXX", or "ERROR,why".
+    n: digits, * and #, a plus in front (%2B). m: UTF-8, at most 3000 bytes. All percent-encoded.
+    A line that still sends its last text says "ERROR,L1 busy".
+send_status.xml?u=&p=
+    The last text of each line by this page: id, status (STARTED, DONE), error ("" is none).
+status.xml?u=&p=[&type=list]
+    Each line's state; type=list is the short form.
+"""
 
 MAX_CONNECTIONS = 64
 MAX_REQUEST = 16 * 1024  # a text of 3000 bytes is 9000 when every one is percent-encoded
@@ -64,6 +85,7 @@ class Web:
     Attributes:
         listen: ``HOST:PORT``; port 0 lets the system choose.
         user: What ``u=`` must be, and *password* what ``p=`` must be. HTTP Basic is taken too, as the pages do.
+        refused: Told of each page that was asked for with another user or password, and of that user.
 
     Raises:
         BadInput: *listen* is outside the lab.
@@ -73,6 +95,7 @@ class Web:
     listen: str
     user: str
     password: str = field(repr=False)
+    refused: Callable[[str, str], None] = lambda _page, _user: None
     _sendings: dict[int, _Sending] = field(default_factory=dict)
     _last_id: int = 0
     _server: asyncio.Server | None = None
@@ -132,13 +155,16 @@ class Web:
         except ValueError:
             return Page(400, "too many fields")
         folder, _, name = parts.path.rpartition("/")
+        if parts.path in ("", "/") or f"{folder}/{name}".rstrip("/") in FOLDERS:
+            return Page(200, _CONTENTS, "text/plain; charset=utf-8")
         make = {"send.html": self._send, "send_status.xml": self._send_status, "status.xml": self._status}.get(name)
-        if make is None or folder not in ("/default/en_US", "/default/zh_CN"):
-            return Page(404, "no such page")
+        if make is None or folder not in FOLDERS:
+            return Page(404, "no such page; / lists them\n")
         if not self._may(query.get("u", ""), query.get("p", "")) and not (basic and self._may(*basic)):
+            self.refused(name, query.get("u", "") or (basic or ("", ""))[0])
             if name == "send.html":
                 return Page(200, "ERROR,user or password error\n")  # as devices do: the status is 200
-            return Page(401, "user or password error", headers=(("www-authenticate", 'Basic realm="GoIP"'),))
+            return Page(401, "user or password error\n", headers=(("www-authenticate", 'Basic realm="GoIP"'),))
         return make(query)
 
     def _may(self, user: str, password: str) -> bool:
@@ -151,7 +177,7 @@ class Web:
         line = lines.get(number)
         if line is None:
             return Page(200, "ERROR,no such line\n")
-        if not 1 <= len(to) <= 33 or not all(c in "0123456789*#+" for c in to):
+        if not is_dialable(to, MAX_TEXT_NUMBER):
             return Page(200, "ERROR,invalid phone number\n")
         if not body or len(body.encode("utf-8", "replace")) > MAX_TEXT:
             return Page(200, "ERROR,no text, or one longer than 3000 bytes\n")
@@ -163,7 +189,7 @@ class Web:
         # Devices take the time of day; two texts in one second still differ.
         self._last_id = max(self._last_id + 1, int(self.device.now()))
         self._sendings[line.number] = sending = _Sending(f"{self._last_id:08x}", state="STARTED")
-        sending.text = self.device.send(line.number, to, body)
+        sending.text = self.device.send(line.number, to, body, way="send.html")
         return Page(200, f"Sending,L{number} Send SMS to:{to}; ID:{sending.id}\n")
 
     def _happened(self, what: Happened) -> None:
