@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,7 +21,7 @@ import segno
 from rich.markup import escape
 from rich.table import Table
 
-from pbxguard.cli.context import App, err, out, pass_app, printable, reported, show_json, show_table
+from pbxguard.cli.context import App, err, out, pass_app, printable, reported, show_json, show_list, show_table
 from pbxguard.errors import BadInput, LabUnavailable
 from pbxguard.lab import addresses, record, report, room, schema, show, topology
 from pbxguard.lab import doctor as check_up
@@ -148,6 +149,7 @@ def softphones(app: App, *, as_json: bool, qr: bool) -> None:
         passwords, server = world.passwords.phones, world.server()
         is_up = world.is_up()
         registered = world.registered() if is_up else set()
+        contacts = world.contacts() if is_up else {}
         published = server != str(world.net.pbx_access)
     accounts = [
         {
@@ -165,6 +167,7 @@ def softphones(app: App, *, as_json: bool, qr: bool) -> None:
             "program": phone.program if phone.address else None,
             "behaviour": phone.behaviour,
             "registered": phone.number in registered,
+            "registered_from": contacts.get(phone.number) if phone.number in registered else None,
         }
         for phone in PHONES
     ]
@@ -177,7 +180,7 @@ def softphones(app: App, *, as_json: bool, qr: bool) -> None:
         ("user", "password", "server", "province", "state"),
         [
             (p.number, passwords[p.number], server, p.province,
-             "registered" if p.number in registered else "not registered")
+             f"registered from {contacts.get(p.number, '?')}" if p.number in registered else "not registered")
             for p in free
         ],
     )  # fmt: skip
@@ -226,22 +229,41 @@ def call(app: App, cli: str, callee: str, trunk: str, evidence: Path, *, as_json
         raise BadInput(f"--to: {printable(callee[:40])!r} is no number and none of {names}")
     with _world(app) as world, world.busy(alone=False):
         world.require_up()
-        folder = evidence / run_name() / "call"
+        name = run_name()
+        folder = evidence / name / "call"
         step = CallStep(cli=cli, callee=callee, trunk=trunk)
+        begun = time.monotonic()
         with err.status("the call is under way ..."):
             result = asyncio.run(_one_call(world, step, folder))
         said = remark(world, result)
+        one = Run(name, folder.parent, world.pbx, [result], seconds=time.monotonic() - begun)
+        report.write(one, app.settings.pack)
     if as_json:
         show_json(result.as_json() | {"evidence": str(folder), "remark": said})
     else:
-        columns, (row,) = _rows([result], app.settings.pack)
-        show_table(columns, [(*row[:-1], said) if said and not result.observed.recorded else row])
-        if said and result.observed.recorded:
-            out.print(f"the call rang nowhere: {said}", markup=False, soft_wrap=True)
-        for fault in result.faults:
-            err.print(f"pbxguard: {printable(fault)}", markup=False)
-        out.print(f"evidence: {folder}  (pbxguard explain {printable(result.call_id)})", markup=False)
+        _show_one(result, app.settings.pack, said, folder)
     sys.exit(1 if result.faults else 0)
+
+
+def _show_one(call: Evidence, pack: str, said: str, folder: Path) -> None:
+    """One call as a list, which can be read and copied where its table would be too wide."""
+    _, ((_, cli, trunk, callee, heard, verdict, why),) = _rows([call], pack)
+    show_list(
+        [
+            ("from", cli),
+            ("trunk", trunk),
+            ("to", callee),
+            ("heard", heard),
+            ("verdict", verdict),
+            # Where the guard recorded nothing there is no reason of its own.
+            ("why", said if said and not call.observed.recorded else why),
+            ("but", said if call.observed.recorded else ""),
+            *(("fault", fault) for fault in call.faults),
+            ("evidence", str(folder)),
+            ("page", str(folder.parent / "report.html")),
+            ("more", f"pbxguard explain {call.call_id}" if call.observed.recorded else ""),
+        ]
+    )
 
 
 async def _one_call(world: World, step: CallStep, folder: Path) -> Evidence:
@@ -340,10 +362,13 @@ def print_schema() -> None:
 def record_call(
     app: App, name: str, patience: float, scenarios: Path, evidence: Path, *, last: bool, force: bool
 ) -> None:  # fmt: skip
-    """Write a scenario file from a call that you place by hand, with `lab call` or a telephone of your own.
+    """Write a scenario file from a call that you place by hand.
+
+    That is a call that comes in by a trunk, which `lab call` places, to a telephone of the lab or to your own. A call
+    that you dial on a telephone is not screened, so there is nothing to record.
 
     What is given comes from your registry and lists, what is expected from what was seen and heard. Without --last
-    it waits for the next call to a subscriber, until that is over.
+    it waits for the next call, until that is over.
     """
     path = record.target(scenarios, name, force=force)
     with _world(app) as world, world.busy(alone=False):
@@ -351,7 +376,11 @@ def record_call(
             call = record.last_call(world, evidence)
         else:
             world.require_up()
-            err.print(f"waiting for a call, {patience:.0f} s at most; place it now", markup=False)
+            err.print(
+                f"waiting for a call that comes in by a trunk, {patience:.0f} s at most; place it now in another "
+                "terminal: pbxguard lab call",
+                markup=False,
+            )
             call = asyncio.run(record.next_call(world, patience))
         step = record.write(path, record.text(world, call, name, scenarios))
     where = "" if scenarios == SCENARIOS else f" --scenarios {scenarios}"
@@ -379,7 +408,7 @@ def show_call(wanted: str, evidence: Path, *, as_json: bool) -> None:
     out.print(f"{mark} {escape(printable(str(result.get('title'))))}: {seen.get('verdict')} ({seen.get('reason')})")
     out.print(f"Call-ID {printable(str(result.get('call_id')))}\n", markup=False)
     lines = [f"disturbed: {line}" for line in result.get("disturbed") or []]
-    lines += [*(bundle.ladder or "(no SIP messages)").splitlines(), "", *show.timeline(bundle), ""]
+    lines += [*(show.drawn(bundle, out.width) or "(no SIP messages)").splitlines(), "", *show.timeline(bundle), ""]
     for line in lines:
         out.print(printable(line), markup=False)
     if decision:

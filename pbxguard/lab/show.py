@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from pbxguard.errors import BadInput, UnknownName
-from pbxguard.lab import heard
-from pbxguard.lab.ladder import printable
+from pbxguard.lab import evidence, heard
+from pbxguard.lab.ladder import ladder, printable
+from pbxguard.lab.wire import Capture
 
-__all__ = ["Bundle", "compared", "find", "read", "steps", "timeline"]
+__all__ = ["Bundle", "compared", "drawn", "find", "read", "steps", "timeline"]
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
 #: Cells of a timeline.
@@ -30,7 +31,7 @@ class Bundle:
     Attributes:
         result: ``result.json``: scenario, expected, observed, faults.
         decision: ``decision.json``, or {} where the guard recorded none.
-        ladder: ``ladder.txt``, or "" where nothing reached the PBX.
+        ladder: ``ladder.txt``, or "" where nothing reached the PBX; ``drawn`` has it for a terminal.
     """
 
     folder: Path
@@ -116,6 +117,21 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadInput(f"{path}: not the JSON that the lab wrote; place the call again")
     return value
+
+
+def drawn(bundle: Bundle, width: int) -> str:
+    """The ladder of the bundle's capture in that many cells; where there is no capture, as it was drawn then."""
+    try:
+        capture = Capture.load(bundle.folder / "call.pcap")
+    except BadInput:
+        return bundle.ladder
+    call_id = str(bundle.result.get("call_id") or "")
+    leg = capture.calls().get(call_id)
+    if leg is None:
+        return bundle.ladder
+    legs = evidence.legs_of(capture, leg.invite.header(evidence.TAG) or "") or evidence.Legs(leg, None)
+    wire = evidence.messages_of(capture, legs)
+    return ladder(wire, evidence.names_of(wire), width)
 
 
 #: Who is listened to, by the name in the evidence's files.

@@ -140,10 +140,22 @@ def home_key(text: str, pack: Pack) -> str:
     number = _Reading(text, text, pack, None).read()
     if number.key is None:
         raise BadNumber(
-            f"{shown} is no number that can call here ({number.number_class}): write it as dialled at home "
-            f"({', '.join(pack.examples)}), or + and country code (+85261234567)"
+            f"{shown} is no number that can call here: {_why_none(number.number_class)}; write it as dialled at "
+            f"home ({', '.join(pack.examples)}), or + and country code (+85261234567)"
         )
     return number.key
+
+
+def _why_none(number_class: str) -> str:
+    """Why a number of that class is none, in plain words."""
+    kind = number_class.removesuffix(BAD_LENGTH)
+    if number_class == "intl" + BAD_LENGTH:
+        return "it has too few or too many digits for its country"
+    if number_class == "intl_bad_cc":
+        return "it begins with the code of no country"
+    if kind != number_class:
+        return f"it begins like one of the class {kind} and has too few or too many digits"
+    return f"it is of the class {number_class}"
 
 
 def _is_withheld(text: str) -> bool:
