@@ -38,6 +38,15 @@ out = Console(soft_wrap=True, highlight=False, emoji=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 
+#: For the end of a help text: what somebody who is new here does, in order.
+FIRST_STEPS = """\
+  pbxguard lab up                 start it
+  pbxguard lab softphones         the accounts for a telephone of your own
+  pbxguard lab call --from +85261234567 --to zhang --trunk intl
+  pbxguard lab show call          that call's ladder, sound and decision
+  pbxguard lab down               take it down"""
+
+
 class App:
     """Opened once a command, closed by click at its end."""
 
@@ -120,14 +129,14 @@ class App:
             ) from error
         return at
 
-    def local(self, at: datetime | None) -> str:
-        """A stored time in the site's zone, with its offset from UTC, for people."""
+    def local(self, at: datetime | None, *, offset: bool = False) -> str:
+        """A stored time in the site's zone, for people; with its *offset* from UTC where it may be compared."""
         if at is None:
             return ""
         # the zone does not have the first or last hours of the calendar: they are shown as they are in UTC
         with contextlib.suppress(OverflowError):
             at = at.astimezone(ZoneInfo(self.pack.timezone))
-        return at.isoformat(sep=" ", timespec="seconds")
+        return f"{at:%Y-%m-%d %H:%M:%S}{at.isoformat()[-6:] if offset else ''}"
 
 
 def make_folder(path: Path) -> None:

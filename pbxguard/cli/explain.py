@@ -16,10 +16,11 @@ from pbxguard.store import DecisionRow
 @pass_app
 @reported
 def explain(app: App, call_id: str, *, as_json: bool) -> None:
-    """Say why a call was decided as it was, by its SIP Call-ID, or by its beginning if only one call has it.
+    """Say why a call was decided as it was.
 
-    Shows the numbers as heard and as read, each rule in order with what it saw, the list entry, the legal basis,
-    the notice to which a refused caller has a right, and how long each step took.
+    CALL_ID is its SIP Call-ID, or the beginning of it if only one call has that. Shows the numbers as heard and
+    as read, each rule in order with what it saw, the list entry, the legal basis, the notice to which a refused
+    caller has a right, and how long each step took.
     """
     row = app.store.decision(call_id)
     if row is None:
@@ -42,7 +43,7 @@ def _complain(app: App, call_id: str, alike: tuple[str, ...]) -> None:
             + ("; the newest ones are:" if found else ", nor for any other")
         )
     for row in found:
-        err.print(f"  {printable(row.call_id)}  {app.local(row.at)}  {row.reason}", markup=False)
+        err.print(f"  {printable(row.call_id)}  {app.local(row.at, offset=True)}  {row.reason}", markup=False)
 
 
 def verdict_word(row: DecisionRow) -> str:
@@ -60,7 +61,7 @@ def show_decision(app: App, row: DecisionRow, *, as_json: bool) -> None:
     extra = row.extra
     decided = f"{row.rule}, pack {row.pack or '-'}"
     lines = [
-        ("call", f"{row.call_id}  {app.local(row.at)}  {row.channel} on trunk {row.trunk}"),
+        ("call", f"{row.call_id}  {app.local(row.at, offset=True)}  {row.channel} on trunk {row.trunk}"),
         ("CLI", f"{row.cli_raw or '(none)'}, read as {row.cli_key or 'no number'} ({row.cli_class})"),
         ("asserted", extra.get("asserted") or ""),
         ("display name", extra.get("display_name") or ""),

@@ -21,7 +21,18 @@ import segno
 from rich.markup import escape
 from rich.table import Table
 
-from pbxguard.cli.context import App, err, out, pass_app, printable, reported, show_json, show_list, show_table
+from pbxguard.cli.context import (
+    FIRST_STEPS,
+    App,
+    err,
+    out,
+    pass_app,
+    printable,
+    reported,
+    show_json,
+    show_list,
+    show_table,
+)
 from pbxguard.errors import BadInput, LabUnavailable
 from pbxguard.lab import addresses, record, report, room, schema, show, topology
 from pbxguard.lab import doctor as check_up
@@ -60,10 +71,13 @@ def _world(app: App, pbx: str | None = None) -> World:
     return World(app.settings, app.config_path, say=lambda line: err.print(line, markup=False), pbx=pbx)
 
 
-@click.group()
+@click.group(epilog=f"\b\nBegin with:\n{FIRST_STEPS}")
 @click.pass_context
 def lab(ctx: click.Context) -> None:
-    """A real PBX with carriers, a GOIP-like gateway and telephones, in Docker on this machine."""
+    """A real PBX with carriers, gateways and telephones, in Docker.
+
+    All of it is on this machine, on networks without a way out.
+    """
     # Who kills a command or closes its terminal must not be left with its lab.
     for number in _ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
@@ -101,7 +115,7 @@ def up(app: App, listen: str | None, pbx: str | None) -> None:
 @pass_app
 @reported
 def down(app: App) -> None:
-    """Take the lab down: every container, network and process of it."""
+    """Take the lab down: its containers, networks and processes."""
     with _world(app) as world, world.busy(alone=True):
         removed = world.down()
     out.print(f"the lab is down ({removed} things removed)" if removed else "the lab was not up")
@@ -127,7 +141,10 @@ def status(app: App, *, as_json: bool) -> None:
 @pass_app
 @reported
 def doctor(app: App) -> None:
-    """Find out what is wrong: engine, actors, handler, and a call with audio in both directions."""
+    """Find out what is wrong with the lab; ends with a test call.
+
+    Looks at the Docker engine, every actor, the handler, and whether a call has audio in both directions.
+    """
     fine = True
     for finding in check_up.examine(partial(_world, app)):
         mark = "[green]ok[/]  " if finding.ok else "[red]FAIL[/]"
@@ -289,10 +306,11 @@ def run(
     app: App, names: tuple[str, ...], pbx: str, jobs: int, calls: int | None, scenarios: Path, evidence: Path,
     *, vectors: bool,
 ) -> None:  # fmt: skip
-    """Place the calls of scenarios and compare with what is expected; exit code 1 when one differs.
+    """Place the calls of scenarios and judge what happened.
 
-    The scenarios have a state of their own; your lists and registry stay as they are. A lab that is not up is
-    started, and taken down afterwards; one of the other PBX has to be taken down first.
+    Exit code 1 when a call differs from what is expected. The scenarios have a state of their own; your lists and
+    registry stay as they are. A lab that is not up is started, and taken down afterwards; one of the other PBX
+    has to be taken down first.
     """
     if vectors and names:
         raise click.UsageError("--vectors takes all of the pack's vectors; leave out the scenario names")
@@ -344,7 +362,7 @@ def _beside(app: App, pbx: str, jobs: int, *, all_phones: bool) -> Iterator[list
 @lab.command("schema")
 @reported
 def print_schema() -> None:
-    """Print the JSON schema of scenario files, for completion in an editor."""
+    """Print the JSON schema of scenario files, for an editor."""
     click.echo(schema.text(), nl=False)
 
 
@@ -394,7 +412,9 @@ def record_call(
 @_evidence
 @reported
 def show_call(wanted: str, evidence: Path, *, as_json: bool) -> None:
-    """Show a call's evidence: its SIP ladder, what was heard and when, the decision's steps, expected and observed.
+    """Show a call's evidence: its ladder, sound and decision.
+
+    The SIP ladder, what was heard and when, the decision's steps, what was expected and observed.
 
     CALL is a Call-ID or its beginning, a scenario's name, or the folder of a call; the newest run that has it counts.
     """
@@ -428,7 +448,10 @@ def show_call(wanted: str, evidence: Path, *, as_json: bool) -> None:
 @pass_app
 @reported
 def demo(app: App, evidence: Path) -> None:
-    """The whole story in a minute: lab up, the calls of the main scenarios, the table, lab down."""
+    """The whole story in a minute, from lab up to lab down.
+
+    Places the calls of the main scenarios and prints who heard what and why.
+    """
     out.print("pbxguard demo: a real Asterisk, real SIP calls, and what each caller hears.\n")
     chosen = [scenario for scenario in load(SCENARIOS) if scenario.demo]
     # The demonstration never touches a lab or a state that somebody works with.
