@@ -428,7 +428,12 @@ def show_call(wanted: str, evidence: Path, *, as_json: bool) -> None:
     out.print(f"{mark} {escape(printable(str(result.get('title'))))}: {seen.get('verdict')} ({seen.get('reason')})")
     out.print(f"Call-ID {printable(str(result.get('call_id')))}\n", markup=False)
     lines = [f"disturbed: {line}" for line in result.get("disturbed") or []]
-    lines += [*(show.drawn(bundle, out.width) or "(no SIP messages)").splitlines(), "", *show.timeline(bundle), ""]
+    lines += [
+        *(show.drawn(bundle, out.width) or "(no SIP messages)").splitlines(),
+        "",
+        *show.timeline(bundle, out.width),
+        "",
+    ]
     for line in lines:
         out.print(printable(line), markup=False)
     if decision:

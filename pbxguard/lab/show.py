@@ -17,8 +17,8 @@ from pbxguard.lab.wire import Capture
 __all__ = ["Bundle", "compared", "drawn", "find", "read", "steps", "timeline"]
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
-#: Cells of a timeline.
-CELLS = 48
+#: Cells of a timeline, and of the words behind it.
+CELLS, LEAST_CELLS, _WORDS = 48, 16, 56
 _LISTED = 12
 #: Characters of a Call-ID that tell it from the others of a run, and a name from a Call-ID.
 CALL_ID = 8
@@ -142,8 +142,9 @@ PARTIES = {
 }
 
 
-def timeline(bundle: Bundle) -> Iterator[str]:
-    """What each party heard, one line a prompt or marker, drawn over the time of the audio."""
+def timeline(bundle: Bundle, width: int = CELLS + _WORDS) -> Iterator[str]:
+    """What each party heard, one line a prompt or marker, drawn over the time of the audio in about that width."""
+    cells = max(LEAST_CELLS, min(CELLS, width - _WORDS))
     seen = bundle.result.get("observed") or {}
     for who, sound, pieces in (
         ("caller", seen.get("heard"), seen.get("pieces")),
@@ -158,20 +159,21 @@ def timeline(bundle: Bundle) -> Iterator[str]:
         for piece in pieces or []:
             begin, end = piece["span"]
             name = f"{piece['name']} {piece['language']}".strip()
-            line = f"  {_bar(begin, end, piece['gaps'], seconds)} {begin:6.2f} to {end:5.2f} s  {printable(name, 40)}"
+            bar = _bar(begin, end, piece["gaps"], seconds, cells)
+            line = f"  {bar} {begin:6.2f} to {end:5.2f} s  {printable(name, 40)}"
             first, last = piece["part"]
             extent = f", {first:.2f} to {last:.2f} of its {piece['length']:.2f} s" if piece["sound"] == "cut" else ""
             gaps = "".join(f", gap {a:.2f} to {b:.2f} s" for a, b in piece["gaps"])
             yield f"{line}, {piece['sound']} ({piece['score']:.2f}){extent}{gaps}"
 
 
-def _bar(begin: float, end: float, gaps: list[list[float]], seconds: float) -> str:
+def _bar(begin: float, end: float, gaps: list[list[float]], seconds: float, cells: int) -> str:
     def cell(at: float) -> str:
         if any(first <= at < last for first, last in gaps):
             return "░"
         return "█" if begin <= at < end else "·"
 
-    return "".join(cell((i + 0.5) * seconds / CELLS) for i in range(CELLS))
+    return "".join(cell((i + 0.5) * seconds / cells) for i in range(cells))
 
 
 def steps(decision: dict[str, Any]) -> list[tuple[str, str, str, str]]:

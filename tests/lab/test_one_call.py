@@ -29,7 +29,7 @@ EXAMPLES = [
 
 @pytest.mark.lab
 def test_one_call_leaves_the_files_of_a_run(world: World, pbxguard: Run, tmp_path: Path) -> None:
-    """`lab call` writes page, JSON and JUnit file beside the call's folder, says where, and `lab show` has the call."""
+    """`lab call` writes page, JSON and JUnit file beside the call's folder, says where; `lab show` has the call."""
     done = pbxguard(*REFUSED, "--evidence", str(tmp_path))
     (run,) = tmp_path.iterdir()
     told = json.loads((run / "report.json").read_text())
@@ -70,7 +70,8 @@ def test_one_call_reads_well_at_80_columns(world: World, tmp_path: Path) -> None
     assert "(intl_default_off)" in told
     assert [line for line in told.splitlines() if len(line) > 80 and " " in line[10:]] == []
     assert "INVITE (SDP)" in shown
-    assert [line for line in shown.splitlines() if ("│" in line or "┃" in line) and len(line) > 80] == []
+    assert "intl_default_off zh" in shown
+    assert [line for line in shown.splitlines() if any(mark in line for mark in "│┃·█") and len(line) > 80] == []
 
 
 @pytest.mark.lab
