@@ -431,7 +431,7 @@ def test_explain_an_unknown_call(run, recorded) -> None:
     recorded()
     said = run("explain", "c2@h", code=1)
     assert "no decision is recorded for the Call-ID c2@h; the newest ones are:" in said.stderr
-    assert "c1@h  2026-06-01 12:00:00  system_blocklist" in said.stderr
+    assert "c1@h  2026-06-01 12:00:00+08:00  system_blocklist" in said.stderr
     assert said.stdout == ""
 
 
