@@ -80,6 +80,12 @@ def examples(text: str) -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in lines]
 
 
+def exit_codes(text: str) -> list[tuple[int, list[str]]]:
+    """The examples in the table of exit codes: the code, and the words behind ``pbxguard``."""
+    rows = re.findall(r"^\| (\d) \| .* \| (.*) \|$", text, re.MULTILINE)
+    return [(int(code), shlex.split(line)) for code, cell in rows for line in re.findall(r"`pbxguard (.*?)`", cell)]
+
+
 # -- generated tables --------------------------------------------------------------------------------------
 
 
@@ -278,6 +284,15 @@ def test_every_exit_code_is_described(readme: str) -> None:
     parent = errors.PbxguardError
     codes = {parent.exit_code, *(kind.exit_code for kind in parent.__subclasses__())}
     assert {int(code) for code in re.findall(r"^\| (\d) \|", readme, re.MULTILINE)} == {0, 1} | codes
+
+
+def test_examples_of_exit_codes_are_commands(readme: str) -> None:
+    """Each code has examples, of commands that there are; tests/lab/test_one_call.py runs them."""
+    found = exit_codes(readme)
+    known = dict(commands(pbxguard))
+
+    assert {code for code, _ in found} == {0, 1, 2, 3}
+    assert [words for _, words in found if not {words[0], " ".join(words[:2])} & known.keys()] == []
 
 
 def test_list_file_columns_are_described(readme: str) -> None:

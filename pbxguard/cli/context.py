@@ -5,8 +5,9 @@ import errno
 import functools
 import json
 import os
+import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 from zoneinfo import ZoneInfo
 
 import click
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -35,6 +37,15 @@ R = TypeVar("R")
 #: Answers that a script reads go to standard output, everything else to standard error.
 out = Console(soft_wrap=True, highlight=False, emoji=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+
+
+#: For the end of a help text: what somebody who is new here does, in order.
+FIRST_STEPS = """\
+  pbxguard lab up                 start it
+  pbxguard lab softphones         the accounts for a telephone of your own
+  pbxguard lab call --from +85261234567 --to zhang --trunk intl
+  pbxguard lab show call          that call's ladder, sound and decision
+  pbxguard lab down               take it down"""
 
 
 class App:
@@ -203,13 +214,85 @@ def show_json(value: Any) -> None:
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
-    """Print a table; the cells are plain text, whatever a caller wrote into them."""
+    """Print a table; the cells are plain text, whatever a caller wrote into them.
+
+    No word is broken: where the terminal is too narrow for that, each row is a list of its own.
+    """
+    cells = [[printable(str(cell)) for cell in row] for row in rows]
+    widths = _widths(columns, cells)
+    if widths is None:
+        if title:
+            out.print(title, markup=False)
+        if len(columns) == 2:  # names and values already
+            show_list((row[0], row[1]) for row in cells)
+            return
+        for place, row in enumerate(cells):
+            if place:
+                out.print()
+            show_list(zip(columns, row, strict=True))
+        return
     table = Table(title=title, title_justify="left", header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(printable(str(cell))) for cell in row))
-    out.print(table)
+    for column, width in zip(columns, widths, strict=True):
+        table.add_column(column, overflow="fold", width=width)
+    for row in cells:
+        table.add_row(*map(Text, row))
+    out.print(table, width=max(out.width, sum(widths) + _lines_of(columns)), crop=False)
+
+
+def show_list(lines: Iterable[tuple[str, str]]) -> None:
+    """Print names and values below each other, each on one line or more that break between words; no empty one."""
+    shown = [(printable(name), printable(value)) for name, value in lines if value]
+    left = max((cell_len(name) for name, _ in shown), default=0) + 2
+    for name, value in shown:
+        for place, line in enumerate(_wrapped(value, max(out.width - left, _NARROWEST))):
+            out.print(f"{set_cell_size(name if place == 0 else '', left)}{line}", markup=False, soft_wrap=True)
+
+
+#: A column of text gets so many cells, if it needs them.
+_NARROWEST = 20
+#: Where nobody says how wide it may be: a log, a pager, a file.
+_WIDE = 150
+#: What a line may break within: scripts that put no space between words.
+_UNSPACED = re.compile("([\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff00-\uffef])")
+
+
+def _lines_of(columns: Sequence[str]) -> int:
+    """Cells that a table's lines and the space beside them take."""
+    return 3 * len(columns) + 1
+
+
+def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int] | None:
+    """Cells of each column in which no word is broken; None where the terminal has too few."""
+    stated = out.is_terminal or "COLUMNS" in os.environ
+    by_column = [[name, *(row[place] for row in rows)] for place, name in enumerate(columns)]
+    whole = [max(map(cell_len, cells)) for cells in by_column]
+    least = [max(map(_longest_word, cells)) for cells in by_column]
+    room = (out.width if stated else _WIDE) - _lines_of(columns)
+    if sum(least) > room:
+        return None if stated else least
+    wanted = list(whole)
+    while sum(wanted) > room:
+        # The widest gives way first, as long as it can.
+        widest = max((at for at in range(len(wanted)) if wanted[at] > least[at]), key=lambda at: wanted[at])
+        wanted[widest] -= 1
+    return wanted
+
+
+def _longest_word(text: str) -> int:
+    return max((cell_len(piece) for word in text.split() for piece in _UNSPACED.split(word)), default=0)
+
+
+def _wrapped(text: str, width: int) -> Iterator[str]:
+    """Lines of at most so many cells, but where one word is longer: that one stays whole, to be copied."""
+    line = ""
+    for word in text.split(" "):
+        for at, piece in enumerate(filter(None, _UNSPACED.split(word))):
+            space = " " if line and at == 0 else ""
+            if line and cell_len(line + space + piece) > width:
+                yield line
+                line, space = "", ""
+            line += space + piece
+    yield line
 
 
 def printable(text: str) -> str:

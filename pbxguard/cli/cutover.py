@@ -70,12 +70,13 @@ def cutover(
     channel: str | None, effective: str | None, days: int, top: int, csv_file: Path | None, batch_size: int,
     undo: str | None, status: str | None, *, apply: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Close all subscribers of a cohort who have not answered, from a date on.
+    """Close a cohort of subscribers who have not answered.
 
-    Without --apply nothing is changed: it says how many have opened, closed or not answered, and who would have
-    lost which calls. Who has opened or closed by own act is never touched; an opening whose end is past does not
-    count, and one for a single caller stays beside the closing. --undo appends events that bring the numbers of a
-    batch back to "never answered", except those who have opened or closed since. Exit code 1: interrupted.
+    It holds from a date on. Without --apply nothing is changed: it says how many have opened, closed or not
+    answered, and who would have lost which calls. Who has opened or closed by own act is never touched; an
+    opening whose end is past does not count, and one for a single caller stays beside the closing. --undo appends
+    events that bring the numbers of a batch back to "never answered", except those who have opened or closed
+    since. Exit code 1: interrupted.
     """
     if sum((apply, undo is not None, status is not None)) > 1:
         raise click.UsageError("--apply, --undo and --status are three different things; give one of them")

@@ -16,10 +16,11 @@ from pbxguard.store import DecisionRow
 @pass_app
 @reported
 def explain(app: App, call_id: str, *, as_json: bool) -> None:
-    """Say why a call was decided as it was, by its SIP Call-ID, or by its beginning if only one call has it.
+    """Say why a call was decided as it was.
 
-    Shows the numbers as heard and as read, each rule in order with what it saw, the list entry, the legal basis,
-    the notice to which a refused caller has a right, and how long each step took.
+    CALL_ID is its SIP Call-ID, or the beginning of it if only one call has that. Shows the numbers as heard and
+    as read, each rule in order with what it saw, the list entry, the legal basis, the notice to which a refused
+    caller has a right, and how long each step took.
     """
     row = app.store.decision(call_id)
     if row is None:

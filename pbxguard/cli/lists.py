@@ -121,9 +121,10 @@ def punish_(
     app: App, number: str, basis: str, first_day: datetime, document: str, retained: str | None, reason: str,
     source: str,
 ) -> None:  # fmt: skip
-    """Put NUMBER on the joint punishment list, for the term that its basis gives.
+    """Put NUMBER on the joint punishment list.
 
-    A further measure within the term adds its own, up to 5 years running. `lists lift` ends it when an appeal passes.
+    For the term that its basis gives. A further measure within the term adds its own, up to 5 years running.
+    `lists lift` ends it when an appeal passes.
     """
     key = app.key(number)
     _refuse_never_block(app, key)
@@ -156,9 +157,9 @@ def punish_(
 @pass_app
 @reported
 def lift(app: App, pattern: str, reason: str, owner: str | None, name: str) -> None:
-    """Lift an entry at once, when an appeal passes; it stays on record with the reason.
+    """Lift an entry at once, when an appeal passes.
 
-    The number that was kept with a punished one is released with it.
+    It stays on record with the reason. The number that was kept with a punished one is released with it.
     """
     key, normal = app.key(owner) if owner else "", _pattern(app, pattern)
     now = datetime.now(UTC)

@@ -7,7 +7,7 @@ import click
 
 from pbxguard import __version__, log
 from pbxguard.cli import decide, explain, lists, privacy, registry, serve, subscribers
-from pbxguard.cli.context import App, complain
+from pbxguard.cli.context import FIRST_STEPS, App, complain
 
 
 class _Lazy(click.Group):
@@ -44,7 +44,11 @@ def _without_lab(missing: str) -> click.Command:
     return lab
 
 
-@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=_Lazy,
+    epilog=f"\b\nBegin with the lab, which needs Docker:\n{FIRST_STEPS}",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.option(
     "--config",
     "config_path",

@@ -38,7 +38,10 @@ def privacy() -> None:
 def bind(
     app: App, x: str, a: str | None, b: str, until: str | None, since: str | None, max_call_s: int | None
 ) -> None:
-    """Bind the privacy number X to a pair; an earlier binding of the same pair ends."""
+    """Bind the privacy number X to a pair.
+
+    An earlier binding of the same pair ends.
+    """
     shown, one, other = app.key(x), app.key(a) if a else "", app.key(b)
     if not _is_x(app, shown):
         raise BadInput(f"{shown} is no privacy number in country pack {app.pack.id}")
@@ -99,7 +102,10 @@ def show(app: App, x: str | None, limit: int, *, as_json: bool) -> None:
 @pass_app
 @reported
 def import_(app: App, file: Path, *, dry_run: bool) -> None:
-    """Import a CSV file of pairs (x,a,b,since,until,max_call_s): all rows or none. Only x and b are needed."""
+    """Import a CSV file of pairs: all rows or none.
+
+    Its columns are x,a,b,since,until,max_call_s, of which only x and b are needed.
+    """
     total = app.store.import_bindings(file, app.key, lambda x: _is_x(app, x), datetime.now(UTC), dry_run=dry_run)
     out.print(f"{'would import' if dry_run else 'imported'} {total} pairs")
 

@@ -26,10 +26,10 @@ _evidence = click.option("--evidence", default="", help="Reference to the proof,
 
 @click.group()
 def registry() -> None:
-    """The opt-in registry: an append-only ledger of who opened or closed what, and when.
+    """The opt-in registry: who opened or closed what, and when.
 
-    Each event carries the hash of the one before it; `pbxguard registry verify` finds a ledger that was tampered
-    with.
+    It is an append-only ledger. Each event carries the hash of the one before it; `pbxguard registry verify`
+    finds a ledger that was tampered with.
     """
 
 
@@ -101,9 +101,9 @@ def show(app: App, number: str, *, as_json: bool) -> None:
 @pass_app
 @reported
 def history(app: App, number: str, *, as_json: bool) -> None:
-    """Every line of the ledger about NUMBER: what, who, by which way, with what evidence.
+    """Every line of the ledger about NUMBER.
 
-    The oldest line first. "reset" takes back what a cut-over closed.
+    What, who, by which way, with what evidence. The oldest line first. "reset" takes back what a cut-over closed.
     """
     key = app.key(number)
     columns = (
@@ -170,7 +170,9 @@ def import_(app: App, file: Path, *, dry_run: bool, restore: bool) -> None:
 @pass_app
 @reported
 def export(app: App, file: Path | None) -> None:
-    """Write the whole ledger as CSV to FILE or standard output, in its order.
+    """Write the whole ledger as CSV.
+
+    To FILE or standard output, in its order.
 
     `registry import --restore` into an empty database gives the same ledger, with the same head and state.
     """
@@ -192,12 +194,12 @@ def export(app: App, file: Path | None) -> None:
 @pass_app
 @reported
 def verify(app: App, head: str | None, count: int | None, *, as_json: bool) -> None:
-    """Find out whether the ledger and the state that decisions read are what was written.
+    """Find out whether the ledger is what was written.
 
-    An event that was changed, removed, put in or moved is found and the first one named, and so is a state that
-    does not follow from the ledger; the exit code is then 1. Who can write to the database can also compute
-    every hash anew: note the printed head and number somewhere else, and give them with --head and --count
-    later; the ledger may have grown since.
+    The state that decisions read, too. An event that was changed, removed, put in or moved is found and the first
+    one named, and so is a state that does not follow from the ledger; the exit code is then 1. Who can write to
+    the database can also compute every hash anew: note the printed head and number somewhere else, and give them
+    with --head and --count later; the ledger may have grown since.
     """
     if count is not None and head is None:
         raise click.UsageError("--count says how many events the noted head had; give --head too")

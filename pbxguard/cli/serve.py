@@ -37,11 +37,11 @@ _A_DAY = 24 * 60 * 60
 @pass_app
 @reported
 def serve(app: App, listen: str | None, esl: str | None, only: str | None, *, status: bool) -> None:
-    """Answer the PBXs until SIGTERM or SIGINT; calls under way are finished first.
+    """Answer the PBXs until SIGTERM or SIGINT.
 
-    Asterisk is always served; FreeSWITCH when the settings name one. Each kind has a process of its own, and one
-    that dies is started again, with growing pauses and without touching the other. One that refuses the settings at
-    its start ends all with exit code 2.
+    Calls under way are finished first. Asterisk is always served; FreeSWITCH when the settings name one. Each
+    kind has a process of its own, and one that dies is started again, with growing pauses and without touching
+    the other. One that refuses the settings at its start ends all with exit code 2.
     """
     settings = app.settings
     if status:

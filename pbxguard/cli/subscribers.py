@@ -16,7 +16,9 @@ OPERATORS = ("cm", "cu", "ct", "cbn")
 
 @click.group()
 def subscribers() -> None:
-    """The called parties that this site knows: number, operator, province, language.
+    """The called parties that this site knows.
+
+    Of each its number, operator, province and language.
 
     The operator knows its own subscribers; nothing is guessed from a number's prefix.
     """
@@ -75,7 +77,10 @@ def show(app: App, number: str | None, *, as_json: bool) -> None:
 @pass_app
 @reported
 def import_(app: App, file: Path, *, dry_run: bool) -> None:
-    """Import a CSV file (number,operator,province,language): all rows or none."""
+    """Import a CSV file: all rows or none.
+
+    Its columns are number,operator,province,language.
+    """
     rows = _read(app, file)
     if dry_run:
         out.print(f"{len(rows)} subscribers are fine; nothing was changed")

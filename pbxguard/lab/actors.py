@@ -201,6 +201,8 @@ _SOFIA = (
     ("force-register-db-domain", "lab"),
     ("force-subscription-domain", "lab"),
     ("manage-presence", "false"),
+    # The contact of a telephone that was restarted on another port must not ring: the newest counts.
+    ("multiple-registrations", "false"),
     ("enable-3pcc", "proxy"),
     ("apply-nat-acl", "none"),
     ("NDLB-force-rport", "true"),
@@ -291,14 +293,12 @@ def _trunk_endpoint(caller: Caller, passwords: Secrets) -> str:
 
 def _phone_endpoint(phone: Phone, passwords: Secrets) -> str:
     number = phone.number
-    # What the lab runs is one program, and the contact of a telephone that was replaced must not ring; an engineer
-    # may have two of one number.
-    most = 1 if phone.address else 2
+    # The contact of a telephone that was replaced, or restarted on another port, must not ring: the newest counts.
     return (
         f"[{number}](phone)\nauth = {number}\naors = {number}\ncallerid = <{number}>\n"
         f"[{number}]\ntype = auth\nauth_type = digest\nusername = {number}\n"
         f"password = {passwords.phones[number]}\n"
-        f"[{number}]\ntype = aor\nmax_contacts = {most}\nremove_existing = yes\nminimum_expiration = 10\n"
+        f"[{number}]\ntype = aor\nmax_contacts = 1\nremove_existing = yes\nminimum_expiration = 10\n"
     )
 
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,7 +24,18 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from pbxguard.cli.context import App, err, out, pass_app, printable, reported, show_json, show_table
+from pbxguard.cli.context import (
+    FIRST_STEPS,
+    App,
+    err,
+    out,
+    pass_app,
+    printable,
+    reported,
+    show_json,
+    show_list,
+    show_table,
+)
 from pbxguard.errors import BadInput, LabUnavailable
 from pbxguard.lab import addresses, record, report, room, schema, show, topology
 from pbxguard.lab import doctor as check_up
@@ -66,10 +78,13 @@ def _world(app: App, pbx: str | None = None) -> World:
     return World(app.settings, app.config_path, say=lambda line: err.print(line, markup=False), pbx=pbx)
 
 
-@click.group()
+@click.group(epilog=f"\b\nBegin with:\n{FIRST_STEPS}")
 @click.pass_context
 def lab(ctx: click.Context) -> None:
-    """A real PBX with carriers, a GOIP-like gateway and telephones, in Docker on this machine."""
+    """A real PBX with carriers, gateways and telephones, in Docker.
+
+    All of it is on this machine, on networks without a way out.
+    """
     # Who kills a command or closes its terminal must not be left with its lab.
     for number in _ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
@@ -107,7 +122,7 @@ def up(app: App, listen: str | None, pbx: str | None) -> None:
 @pass_app
 @reported
 def down(app: App) -> None:
-    """Take the lab down: every container, network and process of it."""
+    """Take the lab down: its containers, networks and processes."""
     with _world(app) as world, world.busy(alone=True):
         removed = world.down()
     out.print(f"the lab is down ({removed} things removed)" if removed else "the lab was not up")
@@ -133,7 +148,10 @@ def status(app: App, *, as_json: bool) -> None:
 @pass_app
 @reported
 def doctor(app: App) -> None:
-    """Find out what is wrong: engine, actors, handler, and a call with audio in both directions."""
+    """Find out what is wrong with the lab; ends with a test call.
+
+    Looks at the Docker engine, every actor, the handler, and whether a call has audio in both directions.
+    """
     fine = True
     for finding in check_up.examine(partial(_world, app)):
         mark = "[green]ok[/]  " if finding.ok else "[red]FAIL[/]"
@@ -155,6 +173,7 @@ def softphones(app: App, *, as_json: bool, qr: bool) -> None:
         passwords, server = world.passwords.phones, world.server()
         is_up = world.is_up()
         registered = world.registered() if is_up else set()
+        contacts = world.contacts() if is_up else {}
         published = server != str(world.net.pbx_access)
     accounts = [
         {
@@ -172,6 +191,7 @@ def softphones(app: App, *, as_json: bool, qr: bool) -> None:
             "program": phone.program if phone.address else None,
             "behaviour": phone.behaviour,
             "registered": phone.number in registered,
+            "registered_from": contacts.get(phone.number) if phone.number in registered else None,
         }
         for phone in PHONES
     ]
@@ -184,7 +204,7 @@ def softphones(app: App, *, as_json: bool, qr: bool) -> None:
         ("user", "password", "server", "province", "state"),
         [
             (p.number, passwords[p.number], server, p.province,
-             "registered" if p.number in registered else "not registered")
+             f"registered from {contacts.get(p.number, '?')}" if p.number in registered else "not registered")
             for p in free
         ],
     )  # fmt: skip
@@ -233,22 +253,41 @@ def call(app: App, cli: str, callee: str, trunk: str, evidence: Path, *, as_json
         raise BadInput(f"--to: {printable(callee[:40])!r} is no number and none of {names}")
     with _world(app) as world, world.busy(alone=False):
         world.require_up()
-        folder = evidence / run_name() / "call"
+        name = run_name()
+        folder = evidence / name / "call"
         step = CallStep(cli=cli, callee=callee, trunk=trunk)
+        begun = time.monotonic()
         with err.status("the call is under way ..."):
             result = asyncio.run(_one_call(world, step, folder))
         said = remark(world, result)
+        one = Run(name, folder.parent, world.pbx, [result], seconds=time.monotonic() - begun)
+        report.write(one, app.settings.pack)
     if as_json:
         show_json(result.as_json() | {"evidence": str(folder), "remark": said})
     else:
-        columns, (row,) = _rows([result], app.settings.pack)
-        show_table(columns, [(*row[:-1], said) if said and not result.observed.recorded else row])
-        if said and result.observed.recorded:
-            out.print(f"the call rang nowhere: {said}", markup=False, soft_wrap=True)
-        for fault in result.faults:
-            err.print(f"pbxguard: {printable(fault)}", markup=False)
-        out.print(f"evidence: {folder}  (pbxguard explain {printable(result.call_id)})", markup=False)
+        _show_one(result, app.settings.pack, said, folder)
     sys.exit(1 if result.faults else 0)
+
+
+def _show_one(call: Evidence, pack: str, said: str, folder: Path) -> None:
+    """One call as a list, which can be read and copied where its table would be too wide."""
+    _, ((_, cli, trunk, callee, heard, verdict, why),) = _rows([call], pack)
+    show_list(
+        [
+            ("from", cli),
+            ("trunk", trunk),
+            ("to", callee),
+            ("heard", heard),
+            ("verdict", verdict),
+            # Where the guard recorded nothing there is no reason of its own.
+            ("why", said if said and not call.observed.recorded else why),
+            ("but", said if call.observed.recorded else ""),
+            *(("fault", fault) for fault in call.faults),
+            ("evidence", str(folder)),
+            ("page", str(folder.parent / "report.html")),
+            ("more", f"pbxguard explain {call.call_id}" if call.observed.recorded else ""),
+        ]
+    )
 
 
 async def _one_call(world: World, step: CallStep, folder: Path) -> Evidence:
@@ -274,10 +313,11 @@ def run(
     app: App, names: tuple[str, ...], pbx: str, jobs: int, calls: int | None, scenarios: Path, evidence: Path,
     *, vectors: bool,
 ) -> None:  # fmt: skip
-    """Place the calls of scenarios and compare with what is expected; exit code 1 when one differs.
+    """Place the calls of scenarios and judge what happened.
 
-    The scenarios have a state of their own; your lists and registry stay as they are. A lab that is not up is
-    started, and taken down afterwards; one of the other PBX has to be taken down first.
+    Exit code 1 when a call differs from what is expected. The scenarios have a state of their own; your lists and
+    registry stay as they are. A lab that is not up is started, and taken down afterwards; one of the other PBX
+    has to be taken down first.
     """
     if vectors and names:
         raise click.UsageError("--vectors takes all of the pack's vectors; leave out the scenario names")
@@ -330,7 +370,7 @@ def _beside(app: App, pbx: str, jobs: int, *, all_phones: bool) -> Iterator[list
 @lab.command("schema")
 @reported
 def print_schema() -> None:
-    """Print the JSON schema of scenario files, for completion in an editor."""
+    """Print the JSON schema of scenario files, for an editor."""
     click.echo(schema.text(), nl=False)
 
 
@@ -348,10 +388,13 @@ def print_schema() -> None:
 def record_call(
     app: App, name: str, patience: float, scenarios: Path, evidence: Path, *, last: bool, force: bool
 ) -> None:  # fmt: skip
-    """Write a scenario file from a call that you place by hand, with `lab call` or a telephone of your own.
+    """Write a scenario file from a call that you place by hand.
+
+    That is a call that comes in by a trunk, which `lab call` places, to a telephone of the lab or to your own. A call
+    that you dial on a telephone is not screened, so there is nothing to record.
 
     What is given comes from your registry and lists, what is expected from what was seen and heard. Without --last
-    it waits for the next call to a subscriber, until that is over.
+    it waits for the next call, until that is over.
     """
     path = record.target(scenarios, name, force=force)
     with _world(app) as world, world.busy(alone=False):
@@ -359,7 +402,11 @@ def record_call(
             call = record.last_call(world, evidence)
         else:
             world.require_up()
-            err.print(f"waiting for a call, {patience:.0f} s at most; place it now", markup=False)
+            err.print(
+                f"waiting for a call that comes in by a trunk, {patience:.0f} s at most; place it now in another "
+                "terminal: pbxguard lab call",
+                markup=False,
+            )
             call = asyncio.run(record.next_call(world, patience))
         step = record.write(path, record.text(world, call, name, scenarios))
     where = "" if scenarios == SCENARIOS else f" --scenarios {scenarios}"
@@ -373,7 +420,9 @@ def record_call(
 @_evidence
 @reported
 def show_call(wanted: str, evidence: Path, *, as_json: bool) -> None:
-    """Show a call's evidence: its SIP ladder, what was heard and when, the decision's steps, expected and observed.
+    """Show a call's evidence: its ladder, sound and decision.
+
+    The SIP ladder, what was heard and when, the decision's steps, what was expected and observed.
 
     CALL is a Call-ID or its beginning, a scenario's name, or the folder of a call; the newest run that has it counts.
     """
@@ -387,7 +436,12 @@ def show_call(wanted: str, evidence: Path, *, as_json: bool) -> None:
     out.print(f"{mark} {escape(printable(str(result.get('title'))))}: {seen.get('verdict')} ({seen.get('reason')})")
     out.print(f"Call-ID {printable(str(result.get('call_id')))}\n", markup=False)
     lines = [f"disturbed: {line}" for line in result.get("disturbed") or []]
-    lines += [*(bundle.ladder or "(no SIP messages)").splitlines(), "", *show.timeline(bundle), ""]
+    lines += [
+        *(show.drawn(bundle, out.width) or "(no SIP messages)").splitlines(),
+        "",
+        *show.timeline(bundle, out.width),
+        "",
+    ]
     for line in lines:
         out.print(printable(line), markup=False)
     if decision:
@@ -407,7 +461,10 @@ def show_call(wanted: str, evidence: Path, *, as_json: bool) -> None:
 @pass_app
 @reported
 def demo(app: App, evidence: Path) -> None:
-    """The whole story in a minute: lab up, the calls of the main scenarios, the table, lab down."""
+    """The whole story in a minute, from lab up to lab down.
+
+    Places the calls of the main scenarios and prints who heard what and why.
+    """
     out.print("pbxguard demo: a real Asterisk, real SIP calls, and what each caller hears.\n")
     chosen = [scenario for scenario in load(SCENARIOS) if scenario.demo]
     # The demonstration never touches a lab or a state that somebody works with.

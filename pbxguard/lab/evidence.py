@@ -231,6 +231,27 @@ def messages_of(capture: Capture, legs: Legs) -> list[SipMessage]:
     return [message for message in capture.messages if message.call_id in of_call]
 
 
+def names_of(wire: Sequence[SipMessage]) -> dict[str, str]:
+    """Address -> actor name, as a ladder takes it; a telephone that is none of the lab's has that of its account.
+
+    Its address is known by the INVITE between it and the PBX, whose To, or else From, has its number.
+    """
+    names = topology.names()
+    found: dict[str, str] = {}
+    for message in wire:
+        if message.method != "INVITE" or message.status is not None:
+            continue
+        for address, other, header in (
+            (message.destination, message.source, "to"), (message.source, message.destination, "from")
+        ):  # fmt: skip
+            known = names.get(address.ip, topology.YOURS)
+            # A telephone may have put its own mark behind the number (baresip: -0x1).
+            number = uri_user(message.header(header) or "").partition("-")[0]
+            if other.ip in topology.PBX_ADDRESSES and known in (topology.YOURS, topology.HOST) and number:
+                found[str(address)] = next((p.name for p in topology.PHONES if p.number == number), number)
+    return names | found
+
+
 def late_by(leg: Leg, decision: DecisionRow | None) -> float:
     """Seconds by which the guard's verdict came after the PBX had told the caller something; 0 when it did not.
 
@@ -430,7 +451,8 @@ def write(
     """Put the bundle of one call into *folder*: ladder, decision, audio, result. The pcap is there already."""
     folder.mkdir(parents=True, exist_ok=True)
     if legs is not None:
-        drawn = ladder(messages_of(capture, legs), topology.names())
+        wire = messages_of(capture, legs)
+        drawn = ladder(wire, names_of(wire))
         (folder / "ladder.txt").write_text(drawn, encoding="utf-8")
         sound = legs.caller.audio_to_caller()
         heard.write_wav(folder / "heard-by-caller.wav", sound if len(sound) else np.zeros(1, np.int16))

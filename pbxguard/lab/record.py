@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 from pbxguard import prompts
-from pbxguard.errors import BadInput, UnknownName
+from pbxguard.errors import BadInput, LabUnavailable, UnknownName
 from pbxguard.lab import evidence, expectations, topology
 from pbxguard.lab.capture import capturing
 from pbxguard.lab.evidence import TAG, Legs, Observed
@@ -25,7 +25,7 @@ from pbxguard.lab.scenariofile import read
 from pbxguard.lab.schema import FILE as SCHEMA
 from pbxguard.lab.topology import CALLERS, PHONES
 from pbxguard.lab.waiting import wait_for
-from pbxguard.lab.wire import Capture, SipMessage
+from pbxguard.lab.wire import Capture, Leg, SipMessage
 from pbxguard.lab.world import World
 from pbxguard.packs import load as load_pack
 from pbxguard.screening.call import Subscriber
@@ -72,7 +72,8 @@ async def next_call(world: World, patience: float) -> Heard:
     """Wait for the next call that the guard decides on, and for its end.
 
     Raises:
-        LabUnavailable: There was none in *patience* seconds, or it did not end in ``LONGEST_CALL``.
+        LabUnavailable: There was none in *patience* seconds, or it did not end in ``LONGEST_CALL``; the message names
+            a call between telephones, which the guard is not asked about.
     """
     since = datetime.now(UTC)
     name = f"record-{secrets.token_hex(8)}"
@@ -93,13 +94,42 @@ async def next_call(world: World, patience: float) -> Heard:
                 legs[:] = [now] if now else []
                 return bool(legs) and "end" in expectations.times(legs[0].caller)
 
-            await wait_for(decided, patience, "a call", every=0.3)
+            try:
+                await wait_for(decided, patience, "a call", every=0.3)
+            except LabUnavailable as error:
+                between = await asyncio.to_thread(_between_telephones, path)
+                raise LabUnavailable(_no_call(patience, between)) from error
             world.say(f"a call from {found[0].cli_raw or '(none)'} to {found[0].callee_raw}; waiting for its end")
             await wait_for(ended, LONGEST_CALL, "the end of the call", every=1.0)
         capture = await asyncio.to_thread(Capture.load, path)
     finally:
         path.unlink(missing_ok=True)
     return _heard(found[0], capture)
+
+
+def _between_telephones(path: Path) -> Leg | None:
+    """The last call from a telephone into the PBX in that capture."""
+    trunks = {str(caller.address) for caller in topology.HOME.callers}
+    calls = [
+        leg
+        for leg in Capture.load(path).calls().values()
+        if leg.callee.ip in topology.PBX_ADDRESSES and leg.caller.ip not in topology.PBX_ADDRESSES | trunks
+    ]
+    return max(calls, key=lambda leg: leg.invite.at, default=None)
+
+
+def _no_call(patience: float, between: Leg | None) -> str:
+    if between is None:
+        return (
+            f"no call came in by a trunk in {patience:.0f} s; place one meanwhile in another terminal, with "
+            "`pbxguard lab call`"
+        )
+    ends = [expectations.number_in(between, header) or "(no number)" for header in ("from", "to")]
+    callee = next((phone.name for phone in PHONES if phone.number == ends[1]), ends[1])
+    return (
+        f"the call from {ends[0]} ({between.caller.ip}) to {callee} was one between telephones, which the guard is "
+        f"not asked about; place it by a trunk, with `pbxguard lab call --from {ends[0]} --to {callee} --trunk natl`"
+    )
 
 
 def last_call(world: World, root: Path) -> Heard:
@@ -248,7 +278,7 @@ def _expected(world: World, call: Heard, observed: Observed, placed: Mapping[str
         found["answered"] = True
     if observed.callee_rang:
         found["callee_rang"] = True
-        found["rang"] = list(expectations.rang(expectations.legs_to_phones(call.capture, legs)))
+    found["rang"] = list(expectations.rang(expectations.legs_to_phones(call.capture, legs)))
     if observed.prompt and (cut or observed.prompt_score >= HEARD):
         found["prompt"] = observed.prompt
         if cut:

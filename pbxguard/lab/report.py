@@ -227,7 +227,8 @@ def _wire(folder: Path, call: Evidence) -> tuple[drawing.Ladder | None, list[_Au
         for each in evidence.every_leg(capture, legs)
         for stream in (*each.streams_to_caller, *each.streams_to_callee)
     ]
-    ladder = drawing.draw_ladder(evidence.messages_of(capture, legs), topology.names(), streams)
+    wire = evidence.messages_of(capture, legs)
+    ladder = drawing.draw_ladder(wire, evidence.names_of(wire), streams)
     seen = call.observed
     sounds = [_audio("caller", legs.caller.audio_to_caller(), seen.heard, seen.pieces)]
     if legs.callee is not None:

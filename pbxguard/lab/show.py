@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from pbxguard.errors import BadInput, UnknownName
-from pbxguard.lab import heard
+from pbxguard.lab import evidence, heard
 from pbxguard.lab.evidence import in_words
-from pbxguard.lab.ladder import printable
+from pbxguard.lab.ladder import ladder, printable
+from pbxguard.lab.wire import Capture
 
-__all__ = ["Bundle", "compared", "fault_lines", "find", "read", "steps", "timeline"]
+__all__ = ["Bundle", "compared", "drawn", "fault_lines", "find", "read", "steps", "timeline"]
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
-#: Cells of a timeline.
-CELLS = 48
+#: Cells of a timeline, and of the words behind it.
+CELLS, LEAST_CELLS, _WORDS = 48, 16, 56
 _LISTED = 12
 #: Characters of a Call-ID that tell it from the others of a run, and a name from a Call-ID.
 CALL_ID = 8
@@ -32,7 +33,7 @@ class Bundle:
     Attributes:
         result: ``result.json``: scenario, expected, observed, faults.
         decision: ``decision.json``, or {} where the guard recorded none.
-        ladder: ``ladder.txt``, or "" where nothing reached the PBX.
+        ladder: ``ladder.txt``, or "" where nothing reached the PBX; ``drawn`` has it for a terminal.
     """
 
     folder: Path
@@ -120,6 +121,21 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
+def drawn(bundle: Bundle, width: int) -> str:
+    """The ladder of the bundle's capture in that many cells; where there is no capture, as it was drawn then."""
+    try:
+        capture = Capture.load(bundle.folder / "call.pcap")
+    except BadInput:
+        return bundle.ladder
+    call_id = str(bundle.result.get("call_id") or "")
+    leg = capture.calls().get(call_id)
+    if leg is None:
+        return bundle.ladder
+    legs = evidence.legs_of(capture, leg.invite.header(evidence.TAG) or "") or evidence.Legs(leg, None)
+    wire = evidence.messages_of(capture, legs)
+    return ladder(wire, evidence.names_of(wire), width)
+
+
 #: Who is listened to, by the name in the evidence's files.
 PARTIES = {
     "caller": "the caller",
@@ -128,8 +144,9 @@ PARTIES = {
 }
 
 
-def timeline(bundle: Bundle) -> Iterator[str]:
-    """What each party heard, one line a prompt or marker, drawn over the time of the audio."""
+def timeline(bundle: Bundle, width: int = CELLS + _WORDS) -> Iterator[str]:
+    """What each party heard, one line a prompt or marker, drawn over the time of the audio in about that width."""
+    cells = max(LEAST_CELLS, min(CELLS, width - _WORDS))
     seen = bundle.result.get("observed") or {}
     for who, sound, pieces in (
         ("caller", seen.get("heard"), seen.get("pieces")),
@@ -144,20 +161,21 @@ def timeline(bundle: Bundle) -> Iterator[str]:
         for piece in pieces or []:
             begin, end = piece["span"]
             name = f"{piece['name']} {piece['language']}".strip()
-            line = f"  {_bar(begin, end, piece['gaps'], seconds)} {begin:6.2f} to {end:5.2f} s  {printable(name, 40)}"
+            bar = _bar(begin, end, piece["gaps"], seconds, cells)
+            line = f"  {bar} {begin:6.2f} to {end:5.2f} s  {printable(name, 40)}"
             first, last = piece["part"]
             extent = f", {first:.2f} to {last:.2f} of its {piece['length']:.2f} s" if piece["sound"] == "cut" else ""
             gaps = "".join(f", gap {a:.2f} to {b:.2f} s" for a, b in piece["gaps"])
             yield f"{line}, {piece['sound']} ({piece['score']:.2f}){extent}{gaps}"
 
 
-def _bar(begin: float, end: float, gaps: list[list[float]], seconds: float) -> str:
+def _bar(begin: float, end: float, gaps: list[list[float]], seconds: float, cells: int) -> str:
     def cell(at: float) -> str:
         if any(first <= at < last for first, last in gaps):
             return "░"
         return "█" if begin <= at < end else "·"
 
-    return "".join(cell((i + 0.5) * seconds / CELLS) for i in range(CELLS))
+    return "".join(cell((i + 0.5) * seconds / cells) for i in range(cells))
 
 
 def steps(decision: dict[str, Any]) -> list[tuple[str, str, str, str]]:

@@ -19,6 +19,9 @@ from pbxguard.lab.goip.profiles import CallerId
 #: Everything that the lab creates carries this label; what carries it is found and removed by it.
 LABEL = "pbxguard"
 
+#: Names of the host's own addresses: where the guard is, and where telephones elsewhere come in.
+HOST, YOURS = "host", "your telephone"
+
 #: Most worlds at once; the last has 198.18.240.0 to 198.18.242.255.
 MAX_WORLDS = 16
 #: Third bytes of one world's addresses; the first three are its networks, the others are free for more of them.
@@ -190,7 +193,7 @@ class Topology:
         found = {str(caller.address): caller.name for caller in self.callers}
         found |= {str(phone.address): phone.container for phone in self.phones if phone.address}
         found |= dict.fromkeys(self.pbx_addresses, "pbx")
-        return found | {str(self.guard_address): "host", str(self.listen[1]): "your telephone"}
+        return found | {str(self.guard_address): HOST, str(self.listen[1]): YOURS}
 
     def _here(self, address: IPv4Address) -> IPv4Address:
         return address + (_WORLD_SPAN * self.index << 8)

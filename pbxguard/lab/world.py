@@ -16,7 +16,7 @@ from typing import Self
 from pbxguard.cli.context import make_folder
 from pbxguard.config import Settings
 from pbxguard.errors import LabUnavailable
-from pbxguard.lab import actors, topology
+from pbxguard.lab import actors, holders, topology
 from pbxguard.lab.engine import Container, Engine
 from pbxguard.lab.goip.plan import GatewayPlan
 from pbxguard.lab.handler import Handler
@@ -224,10 +224,12 @@ class World:
             try:
                 fcntl.flock(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
             except BlockingIOError as error:
+                who = holders.others(descriptor)
                 raise LabUnavailable(
-                    "another `pbxguard lab` command uses this lab at the moment; wait for it, or end it"
+                    f"another `pbxguard lab` command uses this lab at the moment{who}; wait for it, or end it"
                 ) from error
-            yield
+            with holders.named(descriptor):
+                yield
         finally:
             os.close(descriptor)
 
@@ -360,7 +362,9 @@ class World:
     def status(self) -> list[Row]:
         """Every actor, its address and whether it runs (telephones: whether it is registered)."""
         running = set(self.engine.running())
-        registered = self.registered() if self.container("pbx") in running else set()
+        there = self.container("pbx") in running
+        registered = self.registered() if there else set()
+        contacts = self.contacts() if there else {}
         rows = [
             Row(
                 "pbx",
@@ -387,7 +391,7 @@ class World:
                 Row(
                     phone.name,
                     f"subscriber {phone.number} ({phone.province})",
-                    str(phone.address or "-"),
+                    str(phone.address or (contacts.get(phone.number, "-") if state == "registered" else "-")),
                     state,
                 )
             )
@@ -427,6 +431,24 @@ class World:
             for line in text.splitlines()
             if line.strip().startswith("Contact:") and "/" in line and "<Aor" not in line
         }
+
+    def contacts(self) -> dict[str, str]:
+        """Where each registered SIP user is reached, as ``198.18.1.1:5060``: the address that its REGISTER came from.
+
+        Of a user with several, one of them.
+        """
+        if self.pbx == "freeswitch":
+            text = "".join(self.fs_cli(f"sofia status profile {profile} reg") for profile in _PROFILES)
+            found = re.findall(
+                r"^User:\s+([^@\s]+)@lab$.*?^IP:\s+(\S+)\s+Port:\s+(\d+)", text, re.MULTILINE | re.DOTALL
+            )
+            return {user: f"{ip}:{port}" for user, ip, port in found}
+        # `pjsip show contacts` cuts a long contact off.
+        text = self.console("database show registrar")
+        found = re.findall(
+            r'^/registrar/contact/([^;\s]+);.*"uri":"sips?:[^"@]*@([0-9.]+)(?::(\d+))?', text, re.MULTILINE
+        )
+        return {user: f"{ip}:{port or topology.SIP_PORT}" for user, ip, port in found}
 
     # -- helpers -------------------------------------------------------------------------------------------
 
@@ -564,9 +586,11 @@ class World:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
+                who = holders.others(descriptor)
                 raise LabUnavailable(
-                    "another `pbxguard lab` command is taking this lab up or down; wait for it"
+                    f"another `pbxguard lab` command is taking this lab up or down{who}; wait for it"
                 ) from error
-            yield
+            with holders.named(descriptor):
+                yield
         finally:
             os.close(descriptor)

@@ -10,12 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from own_phone import OwnPhone
 from placed import call_of
 
 from pbxguard.config import Settings
 from pbxguard.errors import LabUnavailable
 from pbxguard.lab import room, vectors
-from pbxguard.lab.run import Run, run_scenarios
+from pbxguard.lab.callers import Callers
+from pbxguard.lab.evidence import Evidence
+from pbxguard.lab.run import Run, Stage, run_scenarios
+from pbxguard.lab.scenario import CallStep
 from pbxguard.lab.scenariofile import load
 from pbxguard.lab.world import FREESWITCH_IMAGE, World
 from pbxguard.screening.treatment import ASTERISK, FREESWITCH, refusal
@@ -75,6 +79,28 @@ def test_vector_goes_as_on_asterisk(vector_run: Run, title: str) -> None:
     (call,) = [c for c in vector_run.calls if c.title == title]
 
     assert call.faults == ()
+
+
+async def _call(switch: World, number: str, folder: Path) -> Evidence:
+    async with Callers.open(switch.engine, switch.passwords.ami) as callers:
+        stage = Stage(switch, switch.state, callers)
+        return await stage.call(
+            CallStep(cli="13800138000", callee=number, trunk="natl"), folder, scenario="", title=""
+        )
+
+
+async def test_a_telephone_that_was_restarted_is_the_one_that_rings(switch: World, tmp_path: Path) -> None:
+    """Of two registrations of one account the newest alone gets the INVITE, and the PBX tells its address."""
+    number = "13957100011"
+    with OwnPhone(switch, number) as old:
+        assert switch.contacts()[number] == old.address
+    with OwnPhone(switch, number) as new:
+        told = switch.contacts()[number]
+        call = await _call(switch, number, tmp_path / "call")
+
+    assert told == new.address != old.address
+    assert call.observed.sip_status == 486
+    assert len(set(new.invites)) == 1
 
 
 def test_the_version_is_told(switch: World) -> None:

@@ -3,6 +3,7 @@
 import unicodedata
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +25,11 @@ def invite(sender):
     message = parse_sip(b"INVITE sip:1@y SIP/2.0\r\nFrom: " + sender + b"\r\nCall-ID: 1\r\n\r\n", 5.0, A, B)
     assert message is not None
     return message
+
+
+def statuses(messages):
+    """What a reader looks for in each line: the method or the status."""
+    return [message.method if message.status is None else str(message.status) for message in messages]
 
 
 def test_refused_call_reads_from_top_to_bottom():
@@ -49,6 +55,30 @@ def test_both_legs_of_a_call_share_the_ladder():
     assert len(columns) == 3
     ringing = [line for line in lines if "180 Ringing" in line]
     assert [line.index("◀") for line in ringing] == [columns[1] + 1, columns[0] + 1]
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 120])
+@pytest.mark.parametrize("name", ["call-refused", "call-connected", "call-cancelled"])
+def test_ladder_keeps_to_the_width_of_a_terminal(name, columns):
+    """However narrow the terminal, no line is longer, no message is left out, and every actor has a column."""
+    messages = Capture.load(FRAMES / f"{name}.pcap").messages
+    lines = ladder(messages, NAMES, columns).splitlines()
+    rows = [line for line in lines if " ms " in line[:14]]
+
+    assert [line for line in lines if width(line) > columns] == []
+    assert len(rows) == len(messages)
+    assert all(label in text for text, label in zip(rows, statuses(messages), strict=True))
+    actors = len(lines[0].split())
+    assert all(row.split("From")[0].count("│") == actors for row in rows)
+
+
+def test_ladder_with_more_actors_than_there_is_room_for():
+    """Where the columns cannot fit, they are as narrow as they get, and the labels are still there."""
+    names = {"198.18.1.2": "a-name-that-is-long", "198.18.1.10": "b"}
+    (_, row, note) = ladder([invite(b"<sip:1@x>")], names, 20).splitlines()
+
+    assert "INVITE" in row
+    assert note.strip() == "From: <sip:1@x>"
 
 
 def test_addresses_without_names_and_with_ports():

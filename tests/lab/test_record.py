@@ -133,6 +133,7 @@ class TestReal:
         assert (step.call.cli, step.call.callee, step.call.trunk) == (caller, "zhao", "natl")
         assert [(entry.pattern, entry.subscriber) for entry in step.given.lists] == [(caller, "zhao")]
         assert (step.expect.reason, step.expect.prompt) == (seen["observed"]["reason"], seen["observed"]["prompt"])
+        assert step.expect.rang == ()
         first = (tmp_path / "refused.toml").read_text().splitlines()[0]
         assert (tmp_path / first.removeprefix("#:schema ")).resolve() == schema.FILE.resolve()
         again = pbxguard("lab", "record", "refused", "--last", "--scenarios", str(tmp_path))
@@ -169,6 +170,7 @@ class TestReal:
         done = pbxguard("lab", "record", "none", "--wait", "1", "--scenarios", str(tmp_path))
 
         assert done.returncode == 3
-        assert "waited 1 s for a call, in vain" in done.stderr
+        assert "no call came in by a trunk in 1 s" in done.stderr
+        assert "`pbxguard lab call`" in done.stderr
         assert not list(tmp_path.iterdir())
         assert not list((world.root / "captures").glob("record-*"))

@@ -220,6 +220,7 @@ def test_one_run_at_a_time(pbxguard: Run, world: World) -> None:
             assert (done.returncode, done.stdout) == (3, ""), words
             assert done.stderr.startswith("pbxguard: another `pbxguard lab` command uses this lab"), words
             assert len(done.stderr.splitlines()) == 1, words
+            assert f"(pid {os.getpid()}); wait for it, or end it" in done.stderr, words
     with world.busy(alone=False), world.busy(alone=False), pytest.raises(LabUnavailable), world.busy(alone=True):
         pass
 

@@ -97,7 +97,9 @@ def goip(
     app: App, /, actor: str | None, forward: str | None, sms_forward: str | None, server: str, listen: str, http: str,
     name: str, password: str, *, no_sip: bool, as_json: bool, **settings: Any,
 ) -> None:  # fmt: skip
-    """A GOIP gateway without radio: SIP lines, the UDP SMS/control protocol and the pages, until Ctrl-C.
+    """Run a GOIP gateway without radio, until Ctrl-C.
+
+    It has SIP lines, the UDP SMS/control protocol and the pages.
 
     With the lab up it takes over one of the lab's gateways: its lines register and carry calls, with these settings
     while it runs and the lab's own afterwards. Ring a SIM by its number from the table. Without the lab there is no
