@@ -20,9 +20,10 @@ lab: ## bring the lab up and leave it up (take it down: .venv/bin/pbxguard lab d
 	@$(prepare) venv engine images freeswitch
 	@$(run)pbxguard lab up $(ARGS)
 
-test: ## run all tests, the real calls too (ARGS='...' goes to pytest)
+# The lab's tests wait for calls most of the time, so that the others run beside them (tests/conftest.py).
+test: ## run all tests, the real calls too (ARGS='...' goes to pytest; '-n 0' for one process, as --pdb needs)
 	@$(prepare) venv engine images freeswitch test-tools
-	@$(run)pytest $(ARGS)
+	@$(run)pytest -n 2 --dist loadgroup $(ARGS)
 
 check: ## lint, format check, types, import layers
 	@$(prepare) venv

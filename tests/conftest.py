@@ -1,6 +1,7 @@
 """What holds for every test."""
 
 import logging
+import os
 from collections.abc import Iterator
 
 import hypothesis
@@ -21,6 +22,25 @@ def _log_as_before() -> Iterator[None]:
     structlog.configure(**before)
     root.handlers[:] = handlers
     root.setLevel(level)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where there are two processes (`make test`), one has the lab and what measures links, the other all else.
+
+    An engine holds one lab, and its tests stay in order.
+    """
+    for item in items:
+        of_the_lab = item.get_closest_marker("lab") is not None or item.path.name == "test_links.py"
+        item.add_marker(pytest.mark.xdist_group("lab" if of_the_lab else "rest"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What is not the lab's gives way to it: a call that stutters is heard to stutter."""
+    group = item.get_closest_marker("xdist_group")
+    if "PYTEST_XDIST_WORKER" in os.environ and group is not None and group.args == ("rest",) and os.nice(0) == 0:
+        os.nice(10)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

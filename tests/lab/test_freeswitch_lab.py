@@ -70,7 +70,9 @@ def test_call_goes_as_on_asterisk(run: Run, name: str, number: int) -> None:
 @pytest.fixture(name="vector_run", scope="module")
 def _vector_run(switch: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The voice vectors of the CN pack on FreeSWITCH, placed once."""
-    return asyncio.run(run_scenarios(switch, VECTORS, tmp_path_factory.mktemp("fs-vectors")))
+    folder = tmp_path_factory.mktemp("fs-vectors")
+    with World(switch.settings, pbx="freeswitch", index=1) as second:
+        return asyncio.run(run_scenarios(switch, VECTORS, folder, calls=room.calls(2), beside=[second]))
 
 
 @pytest.mark.parametrize("title", [step.title for scenario in VECTORS for step in scenario.step])

@@ -64,7 +64,9 @@ def test_call_goes_as_expected(run: Run, name: str, number: int, title: str) -> 
 @pytest.fixture(name="vector_run", scope="session")
 def _vector_run(world: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The voice vectors of the CN pack, placed once."""
-    return asyncio.run(run_scenarios(world, VECTORS, tmp_path_factory.mktemp("vectors")))
+    folder = tmp_path_factory.mktemp("vectors")
+    with World(world.settings, index=1) as second:
+        return asyncio.run(run_scenarios(world, VECTORS, folder, calls=room.calls(2), beside=[second]))
 
 
 @pytest.mark.parametrize("title", [step.title for scenario in VECTORS for step in scenario.step])
