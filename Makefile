@@ -23,7 +23,7 @@ lab: ## bring the lab up and leave it up (take it down: .venv/bin/pbxguard lab d
 # The lab's tests wait for calls most of the time, so that the others run beside them (tests/conftest.py).
 test: ## run all tests, the real calls too (ARGS='...' goes to pytest; '-n 0' for one process, as --pdb needs)
 	@$(prepare) venv engine images freeswitch test-tools
-	@$(run)pytest -n 2 --dist loadgroup $(ARGS)
+	@$(run)pytest -n 2 $(ARGS)
 
 check: ## lint, format check, types, import layers
 	@$(prepare) venv

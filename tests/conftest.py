@@ -3,10 +3,13 @@
 import logging
 import os
 from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 
 import hypothesis
 import pytest
 import structlog
+from xdist.scheduler import LoadScopeScheduling
 
 # A busy machine makes an example slow, never wrong: speed is measured by `make bench`.
 hypothesis.settings.register_profile("pbxguard", deadline=None)
@@ -24,22 +27,30 @@ def _log_as_before() -> Iterator[None]:
     root.setLevel(level)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where there are two processes (`make test`), one has the lab and what measures links, the other all else.
+class Halves(LoadScopeScheduling):  # type: ignore[misc]
+    """For two processes (`make test`): one has the lab and what measures links, the other all else.
 
     An engine holds one lab, and its tests stay in order.
     """
-    for item in items:
-        of_the_lab = item.get_closest_marker("lab") is not None or item.path.name == "test_links.py"
-        item.add_marker(pytest.mark.xdist_group("lab" if of_the_lab else "rest"))
+
+    def _split_scope(self, nodeid: str) -> str:
+        return half_of(self.config.rootpath / nodeid.partition("::")[0])
+
+
+@cache
+def half_of(path: Path) -> str:
+    """Which half of the tests a file is of: ``lab`` where one of them is marked so, else ``rest``."""
+    return "lab" if path.name == "test_links.py" or "mark.lab" in path.read_text(encoding="utf-8") else "rest"
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Halves:
+    return Halves(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """What is not the lab's gives way to it: a call that stutters is heard to stutter."""
-    group = item.get_closest_marker("xdist_group")
-    if "PYTEST_XDIST_WORKER" in os.environ and group is not None and group.args == ("rest",) and os.nice(0) == 0:
+    if "PYTEST_XDIST_WORKER" in os.environ and os.nice(0) == 0 and half_of(item.path) == "rest":
         os.nice(10)
 
 

@@ -129,7 +129,7 @@ def test_import_while_calls_are_decided(
         "p99_ms": round(took_ms[len(took_ms) * 99 // 100], 2),
         "max_ms": round(took_ms[-1], 2),
         "idle_process_late_ms": round(1000 * late, 2),
-        "reasons": dict(verdicts),
+        "reasons": {str(reason): count for reason, count in verdicts.items()},
     }
     for name, value in figures.items():
         record_property(name, value)
