@@ -25,6 +25,7 @@ Gateways = Mapping[str, GatewayPlan]
 _AS_THEY_ARE: Gateways = MappingProxyType({})
 
 #: Codecs by their names in SDP, and Asterisk's.
+_USUAL = ("PCMA", "PCMU")
 _CODECS = {"PCMA": "alaw", "PCMU": "ulaw", "G722": "g722", "GSM": "gsm"}
 _SIPP_FOLDER = "/tmp"  # noqa: S108 (inside the actor's own container)
 
@@ -65,7 +66,7 @@ class Placing:
     line: int | None = None
     talk: bool = True
     dtmf: str = ""
-    codecs: tuple[str, ...] = ("PCMA", "PCMU")
+    codecs: tuple[str, ...] = _USUAL
 
     @property
     def by_sipp(self) -> bool:
@@ -100,7 +101,7 @@ class _Originator:
             "LAB_DTMF": call.dtmf,
             "LAB_TALK": "1" if call.talk else "0",
             # (The underscores hand it on to the call's other leg, whose offer it is.)
-            "__LAB_CODECS": ",".join(_CODECS[each] for each in call.codecs),
+            "__LAB_CODECS": "" if call.codecs == _USUAL else ",".join(_CODECS[each] for each in call.codecs),
         }
         try:
             await self._ami.order(
@@ -208,7 +209,8 @@ class Callers:
         else:
             originator = await self._originator(call.trunk)
             rung = self._sim_of(call.callee) if call.trunk == MOBILE else ""
-            dial = f"PJSIP/{number}@gsm-{rung}" if rung else f"PJSIP/pbx/sip:{number}@{self._net.pbx_carrier}"
+            endpoint = "pbx" if call.codecs == _USUAL else "pbx-codecs"
+            dial = f"PJSIP/{number}@gsm-{rung}" if rung else f"PJSIP/{endpoint}/sip:{number}@{self._net.pbx_carrier}"
             await originator.originate(call, dial, limit)
 
     def _sim_of(self, number: str) -> str:
