@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
@@ -100,13 +100,20 @@ class Engine:
                 raise LabUnavailable(f"the image {image} is not there; `make {target}` makes it") from error
 
     def other_owner(self) -> str | None:
-        """The state folder of somebody else's lab on this engine, or None."""
+        """The state folder of somebody else's lab that is up on this engine, or None."""
         with _mapped("list containers"):
-            for container in self._containers(LABEL):
-                owner = container.labels.get(f"{LABEL}.owner", "")
-                if owner and owner != self.owner:
-                    return str(owner)
-        return None
+            return next((owner for owner, there in self._others().items() if not _all_ended(there)), None)
+
+    def clear_ended(self) -> None:
+        """Remove what labs left whose containers have all ended.
+
+        Such a lab is one that nobody took down before the machine or the engine was restarted.
+        """
+        with _mapped("clear what a lab left"):
+            for owner, there in self._others().items():
+                if _all_ended(there):
+                    networks = self._client.networks.list(filters={"label": f"{LABEL}.owner={owner}"})
+                    self._remove_things(there, networks)
 
     def network(self, name: str, subnet: IPv4Network, *, internal: bool) -> None:
         """Have a bridge network of that name with that subnet; a wrong or doubled one of this lab is replaced.
@@ -262,14 +269,26 @@ class Engine:
         with _mapped("take the lab down"):
             mine = [container for container in self._mine() if wanted(_world_of(container.attrs))]
             networks = [network for network in self._my_networks() if wanted(_world_of(network.attrs))]
-            for container in mine:
-                try:
-                    container.remove(force=True)
-                except docker_errors.NotFound:
-                    continue
-            for network in networks:
-                self._remove_network(network)
+            self._remove_things(mine, networks)
         return len(mine) + len(networks)
+
+    def _remove_things(self, containers: Iterable[Any], networks: Iterable[Any]) -> None:
+        for container in containers:
+            try:
+                container.remove(force=True)
+            except docker_errors.NotFound:
+                continue
+        for network in networks:
+            self._remove_network(network)
+
+    def _others(self) -> dict[str, list[Any]]:
+        """Containers of other state folders' labs, by folder."""
+        others: dict[str, list[Any]] = {}
+        for container in self._containers(LABEL):
+            owner = container.labels.get(f"{LABEL}.owner", "")
+            if owner and owner != self.owner:
+                others.setdefault(owner, []).append(container)
+        return others
 
     def _labels(self) -> dict[str, str]:
         return {LABEL: "lab", f"{LABEL}.owner": self.owner, f"{LABEL}.world": str(self.world)}
@@ -314,6 +333,11 @@ def _world_of(attrs: Mapping[str, Any]) -> int:
     """The world of a container (labels below Config) or a network."""
     labels = attrs.get("Labels") or (attrs.get("Config") or {}).get("Labels") or {}
     return int(labels.get(f"{LABEL}.world", "0"))
+
+
+def _all_ended(containers: Iterable[Any]) -> bool:
+    # (One that is being made is "created", and its lab is coming up.)
+    return all(container.status in {"exited", "dead"} for container in containers)
 
 
 def _abandoned(attrs: Mapping[str, Any]) -> bool:

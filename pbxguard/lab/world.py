@@ -119,11 +119,7 @@ class World:
     def up(self, listen: str | None = None) -> None:
         """Have every actor running, registered and reachable; quick when it already is."""
         with self._locked():
-            if other := self.engine.other_owner():
-                raise LabUnavailable(
-                    f"another lab is up on this engine (state {other}); "
-                    f"take it down first: PBXGUARD_STATE={other} pbxguard lab down"
-                )
+            self._have_engine_alone()
             kind = self.root / "pbx-kind"
             if self.is_up() and kind.is_file() and (up := kind.read_text()) != self.pbx:
                 raise LabUnavailable(f"this lab is up with {up}; take it down first: pbxguard lab down")
@@ -451,6 +447,15 @@ class World:
         return {user: f"{ip}:{port or topology.SIP_PORT}" for user, ip, port in found}
 
     # -- helpers -------------------------------------------------------------------------------------------
+
+    def _have_engine_alone(self) -> None:
+        """One lab to an engine: its addresses are fixed. What one left that has ended is removed."""
+        if other := self.engine.other_owner():
+            raise LabUnavailable(
+                f"another lab is up on this engine (state {other}); "
+                f"take it down first: PBXGUARD_STATE={other} pbxguard lab down"
+            )
+        self.engine.clear_ended()
 
     def _containers(self, folders: dict[str, Path], listen: str | None) -> list[Container]:
         shared = {

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,27 @@ def test_second_lab_is_refused(world: World, tmp_path: Path) -> None:
         other.up()
 
     assert str(world.state) in str(error.value)
+
+
+def test_a_lab_that_has_ended_is_cleared(world: World, client: Any, tmp_path: Path) -> None:
+    """Containers of a lab that a restart of the machine ended are no lab that is up, and `up` removes them."""
+    left = Engine(tmp_path)
+    try:
+        sleeper = Container("pbxguard-left", ASTERISK_IMAGE, {"pbxguard-left": IPv4Address("198.18.9.2")},
+                            command=("sleep", "60"))  # fmt: skip
+        left.network("pbxguard-left", IPv4Network("198.18.9.0/24"), internal=True)
+        left.start(sleeper)
+        assert world.engine.other_owner() == str(tmp_path)
+
+        client.containers.get("pbxguard-left").kill()
+
+        assert world.engine.other_owner() is None
+        world.up()
+        assert client.networks.list(names=["pbxguard-left"]) == []
+        assert client.containers.list(all=True, filters={"name": "pbxguard-left"}) == []
+    finally:
+        left.remove_all()
+        left.close()
 
 
 def test_down_of_a_lab_that_is_not_up(tmp_path: Path) -> None:
