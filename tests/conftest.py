@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -60,6 +61,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """What is not the lab's gives way to it: a call that stutters is heard to stutter."""
     if "PYTEST_XDIST_WORKER" in os.environ and os.nice(0) == 0 and half_of(item.path) == "rest":
         os.nice(10)
+        # Linux shares processors out among sessions first, and a nice value counts within one (sched(7)).
+        with suppress(OSError):
+            os.setsid()
+            Path("/proc/self/autogroup").write_text("10", encoding="ascii")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -67,6 +67,11 @@ def test_call_goes_as_on_asterisk(run: Run, name: str, number: int) -> None:
     assert call.faults == ()
 
 
+def test_two_worlds_share_the_scenarios(run: Run) -> None:
+    """A second world with FreeSWITCH comes up beside the first and takes its part."""
+    assert set(run.dealt.values()) == {0, 1}
+
+
 @pytest.fixture(name="vector_run", scope="module")
 def _vector_run(switch: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The voice vectors of the CN pack on FreeSWITCH, placed once."""

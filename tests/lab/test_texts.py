@@ -197,7 +197,7 @@ def test_lab_goip_takes_over_a_gateway_of_the_lab(
         through = pbxguard("lab", "call", "--from", "13012345678", "--to", "zhao", "--trunk", "goip1",
                            "--evidence", str(tmp_path))  # fmt: skip
         assert through.returncode == 1
-        assert "goip1 is at work for another" in through.stderr
+        assert "goip1 is at work for another" in through.stdout
         process.send_signal(signal.SIGINT)
         out, errors = process.communicate(timeout=LIMIT)
         states += [json.loads(line)["lines"][4]["state"] for line in out.splitlines()]
