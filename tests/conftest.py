@@ -46,9 +46,10 @@ class Halves(LoadScopeScheduling):  # type: ignore[misc]
 def half_of(path: Path) -> str:
     """Which half of the tests a file is of: ``lab`` where one of them is marked so, else ``rest``.
 
-    What keeps deadlines of its own, links and adapters, goes with the lab: the other half gives way.
+    What keeps deadlines of its own, links and adapters, goes with the lab: the other half gives way. So does the
+    browser of the report's tests, which gives way to nobody.
     """
-    in_time = path.name == "test_links.py" or path.parent.name == "pbx"
+    in_time = path.name in {"test_links.py", "test_report.py"} or path.parent.name == "pbx"
     return "lab" if in_time or "mark.lab" in path.read_text(encoding="utf-8") else "rest"
 
 

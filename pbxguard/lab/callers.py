@@ -5,6 +5,8 @@ container. What the caller saw and heard is read from the wire afterwards (``evi
 """
 
 import asyncio
+import itertools
+import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -27,6 +29,8 @@ _AS_THEY_ARE: Gateways = MappingProxyType({})
 #: Codecs by their names in SDP, and Asterisk's.
 _USUAL = ("PCMA", "PCMU")
 _CODECS = {"PCMA": "alaw", "PCMU": "ulaw", "G722": "g722", "GSM": "gsm"}
+#: SIPp's exit code when it cannot bind a socket, and nothing was sent (its manual: -2).
+_NO_SOCKET = 254
 _SIPP_FOLDER = "/tmp"  # noqa: S108 (inside the actor's own container)
 
 
@@ -162,6 +166,7 @@ class Callers:
         self._originators: dict[str, _Originator] = {}
         self._gateways: dict[str, Gateway] = {}
         self._connecting = asyncio.Lock()
+        self._turn = itertools.count(secrets.randbelow(2500))
 
     @classmethod
     @asynccontextmanager
@@ -253,15 +258,20 @@ class Callers:
         container = self._net.name(call.trunk)
         name = f"{call.id}.xml"
         scenario = sipp_scenario(call)
-        # Each call has a port of its own; the PBX knows the trunk by its address alone.
-        port = 20000 + int(call.id[:4], 16) % 5000 * 2
-        command = (
-            "sipp", "-sf", f"{_SIPP_FOLDER}/{name}", "-m", "1", "-p", str(port), "-mp", str(port + 12000),
-            "-nostdin", "-timeout", f"{int(limit)}s", "-timeout_error", "-s", call.callee, *sipp_keys(call),
-            f"{self._net.pbx_carrier}:{topology.SIP_PORT}",
-        )  # fmt: skip
         await asyncio.to_thread(self._engine.put, container, _SIPP_FOLDER, {name: scenario.encode()})
-        code, text = await asyncio.to_thread(self._engine.run, container, *command, timeout=limit + 5)
+        code, text = _NO_SOCKET, ""
+        # Each call has ports of its own; the PBX knows the trunk by its address alone. Where another process has
+        # them, the next are tried.
+        for _ in range(3):
+            port = 20000 + 4 * (next(self._turn) % 2500)
+            command = (
+                "sipp", "-sf", f"{_SIPP_FOLDER}/{name}", "-m", "1", "-p", str(port), "-mp", str(port + 12000),
+                "-nostdin", "-timeout", f"{int(limit)}s", "-timeout_error", "-s", call.callee, *sipp_keys(call),
+                f"{self._net.pbx_carrier}:{topology.SIP_PORT}",
+            )  # fmt: skip
+            code, text = await asyncio.to_thread(self._engine.run, container, *command, timeout=limit + 5)
+            if code != _NO_SOCKET:
+                break
         if code not in (0, 1):  # 1: a call did not go as the scenario says; the wire has what happened
             raise LabUnavailable(f"sipp on {call.trunk} ended with {code}: {text.strip()[-300:]}")
 

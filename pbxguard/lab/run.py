@@ -434,7 +434,7 @@ async def run_scenarios(
         raise LabUnavailable(f"no scenario was selected{others}")
     run.folder.mkdir(parents=True)
     started = time.monotonic()
-    deal = _Deal(chosen, watch or Watch(), run.folder, calls)
+    deal = _Deal(chosen, watch or Watch(), run.folder, calls, worlds=1 + len(beside))
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(deal.play(world, alone_first=False))
@@ -483,7 +483,9 @@ class _Deal:
         skipped: Likewise which are skipped, and why.
     """
 
-    def __init__(self, scenarios: Sequence[Scenario], watch: Watch, folder: Path, calls: int) -> None:
+    def __init__(
+        self, scenarios: Sequence[Scenario], watch: Watch, folder: Path, calls: int, worlds: int = 1
+    ) -> None:  # fmt: skip
         # What a scenario has changed of a subscriber stays, so those that do come after those that do not; and the
         # long ones first, so that no world is left with one of them when the others are done.
         ordinary = [(n, s) for n, s in enumerate(scenarios) if not s.alone]
@@ -492,6 +494,8 @@ class _Deal:
         self._watch = watch
         self._folder = folder
         self._calls = calls
+        # The start of a world's twenty programs is heard in the calls of another, so none is placed before it.
+        self._all_up = asyncio.Barrier(worlds)
         self.done: dict[int, list[Evidence]] = {}
         self.taken: dict[int, int] = {}
         self.skipped: dict[int, dict[str, str]] = {}
@@ -499,6 +503,7 @@ class _Deal:
     async def play(self, world: World, *, alone_first: bool) -> None:
         """Let a world that is up take scenarios until none is left."""
         async with self._stage(world) as stage:
+            await self._all_up.wait()
             order = [(self._alone, 1), (self._ordinary, self._calls)]
             for left, at_once in order if alone_first else reversed(order):
                 try:
@@ -517,9 +522,9 @@ class _Deal:
                 await _finished(world.up, world.give_up.set)
             except PbxguardError as error:
                 self._watch.say(world.net.index, f"did not come up: {error}")
+                await self._all_up.wait()
                 return
-            if self._ordinary or self._alone:
-                await self.play(world, alone_first=alone_first)
+            await self.play(world, alone_first=alone_first)
         finally:
             await _finished(world.down)
 

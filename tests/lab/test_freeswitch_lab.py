@@ -1,7 +1,6 @@
 """The whole scenario matrix on a real FreeSWITCH: the same files, the same results but for what is declared.
 
-It has a lab of its own, which is down again before another test brings the Asterisk lab up: this file's name comes
-first among those that need a lab.
+It has a lab of its own, which is down again before another test brings the Asterisk lab up.
 """
 
 import asyncio

@@ -33,16 +33,19 @@ def _client() -> Any:
     return docker.DockerClient(base_url=os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock"))
 
 
-@pytest.fixture(name="link", params=["udp", "tcp"])
-def _link(tmp_path: Path, world: World, request: pytest.FixtureRequest) -> Iterator[str]:
+def _account(world: World, transport: str) -> str:
+    return (
+        f"<sip:{ACCOUNT.number}@{HOST};transport={transport}>;auth_pass={world.passwords.phones[ACCOUNT.number]};"
+        "answermode=auto;regint=60;audio_codecs=PCMA/8000/1\n"
+    )
+
+
+@pytest.fixture(name="link")
+def _link(tmp_path: Path, world: World) -> Iterator[str]:
     """A container that sees nothing but a cable to this host; its softphone is set up for the free account."""
     folder = tmp_path / "phone"
     folder.mkdir()
-    accounts = (
-        f"<sip:{ACCOUNT.number}@{HOST};transport={request.param}>;auth_pass={world.passwords.phones[ACCOUNT.number]};"
-        "answermode=auto;regint=60;audio_codecs=PCMA/8000/1\n"
-    )
-    (folder / "accounts").write_text(accounts)
+    (folder / "accounts").write_text(_account(world, "udp"))
     (folder / "contacts").write_text("")
     (folder / "config").write_text(actors.softphone_config(OTHER))
     client = _client()
@@ -100,25 +103,39 @@ def _hears(container: Any, folder: Path) -> bool:
     return heard.match(heard.load_wav(folder / "heard.wav"), heard.marker("callee")).score >= 0.5
 
 
+async def _calls_both_ways(
+    world: World, telephone: Any, called: Any, folder: Path
+) -> tuple[Evidence, dict[str, bool]]:
+    """Evidence of a call to the telephone there, and who heard the other in the call that it places."""
+    _softphone(telephone)
+    wait_until(lambda: ACCOUNT.number in world.registered(), 15, "the telephone to register")
+    call = await _call(world, folder / "call")
+    _softphone(telephone, "-e", f"/dial sip:{CALLED.number}@{HOST}", "-t", "8")
+    wait_until(lambda: "baresip" in str(telephone.top()["Processes"]), 5, "the telephone to start")
+    wait_until(lambda: "baresip" not in str(telephone.top()["Processes"]), 20, "the telephone's call to end")
+    return call, {name: _hears(box, folder / name) for name, box in (("caller", telephone), ("callee", called))}
+
+
 async def test_a_telephone_elsewhere_is_called_and_calls(world: World, link: str, tmp_path: Path) -> None:
-    """A softphone on another host registers at the published address, is called and calls; both sides are heard."""
+    """A softphone on another host registers at the published address, by UDP and by TCP, is called and calls; both
+    sides are heard.
+    """
     client = _client()
+    seen = {}
     try:
         world.up(HOST)
         telephone, called = client.containers.get(link), client.containers.get(world.container(CALLED.name))
-        _softphone(telephone)
-        wait_until(lambda: ACCOUNT.number in world.registered(), 15, "the telephone to register")
-        call = await _call(world, tmp_path / "call")
-        _softphone(telephone, "-e", f"/dial sip:{CALLED.number}@{HOST}", "-t", "8")
-        wait_until(lambda: "baresip" in str(telephone.top()["Processes"]), 5, "the telephone to start")
-        wait_until(lambda: "baresip" not in str(telephone.top()["Processes"]), 20, "the telephone's call to end")
-        hears = {name: _hears(box, tmp_path / name) for name, box in (("caller", telephone), ("callee", called))}
+        for transport in ("udp", "tcp"):
+            (tmp_path / "phone" / "accounts").write_text(_account(world, transport))
+            seen[transport] = await _calls_both_ways(world, telephone, called, tmp_path / transport)
+            wait_until(lambda: ACCOUNT.number not in world.registered(), 15, "the telephone to be gone")
     finally:
         client.close()
         world.down()
         world.up()
 
     assert world.server() == str(topology.HOME.pbx_access)
-    assert call.observed.answered
-    assert call.observed.two_way_audio, call.observed
-    assert hears == {"caller": True, "callee": True}
+    for transport, (call, hears) in seen.items():
+        assert call.observed.answered, transport
+        assert call.observed.two_way_audio, (transport, call.observed)
+        assert hears == {"caller": True, "callee": True}, transport

@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
-OWN = next(phone for phone in PHONES if phone.name == "engineer-zj")
+OWN, OTHER = (next(phone for phone in PHONES if phone.name == name) for name in ("engineer-zj", "engineer-hlj"))
 TO_OWN = ("lab", "call", "--from", "13800138000", "--to", OWN.name, "--trunk", "natl")
 
 
@@ -50,32 +52,60 @@ def test_where_an_own_telephone_is_registered_from_is_told(world: World, pbxguar
     assert all(status[each.name]["address"] == str(each.address) for each in PHONES if each.address)
 
 
-def test_a_silent_telephone_is_named_with_its_address(world: World, pbxguard: Run, tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Unanswered:
+    """What became of two calls that nobody took, each at an own telephone."""
+
+    silent: "subprocess.CompletedProcess[str]"
+    silent_address: str
+    rang: "subprocess.CompletedProcess[str]"
+
+
+@pytest.fixture(name="unanswered", scope="module")
+def _unanswered(world: World, tmp_path_factory: pytest.TempPathFactory) -> Unanswered:
+    """Both at once, since each lasts half a minute and more."""
+
+    def call(to: str, *options: str) -> subprocess.CompletedProcess[str]:
+        folder = tmp_path_factory.mktemp("unanswered")
+        return subprocess.run(
+            [sys.executable, "-m", "pbxguard", "lab", "call", "--from", "13800138000", "--to", to, "--trunk", "natl",
+             "--evidence", str(folder), *options],
+            capture_output=True, text=True, timeout=120, check=False, stdin=subprocess.DEVNULL,
+            env=os.environ | {"PBXGUARD_STATE": str(world.state), "COLUMNS": "200"},
+        )  # fmt: skip
+
+    with (
+        OwnPhone(world, OWN.number, SILENT) as silent,
+        OwnPhone(world, OTHER.number, RINGS),
+        ThreadPoolExecutor() as pool,
+    ):
+        calls = pool.submit(call, OWN.name), pool.submit(call, OTHER.name, "--json")
+        return Unanswered(calls[0].result(), silent.address, calls[1].result())
+
+
+def test_a_silent_telephone_is_named_with_its_address(unanswered: Unanswered, pbxguard: Run) -> None:
     """A telephone that is registered and answers no INVITE: which, where, and what to look at; and it is drawn in the
     ladder by its account's name.
     """
-    with OwnPhone(world, OWN.number, SILENT) as phone:
-        done = pbxguard(*TO_OWN, "--evidence", str(tmp_path))
+    done, address = unanswered.silent, unanswered.silent_address
     folder = re.search(r"^evidence +(\S+)$", done.stdout, re.MULTILINE)
     assert folder, done.stdout + done.stderr
     shown = pbxguard("lab", "show", folder[1]).stdout
 
     assert (
-        f"but       the telephone at {phone.address} that is registered as {OWN.number} did not answer the INVITE: "
+        f"but       the telephone at {address} that is registered as {OWN.number} did not answer the INVITE: "
         "is it still running, and does its NAT or firewall let UDP back?" in done.stdout
     )
     assert shown.splitlines()[3].split() == ["natl", "pbx", OWN.name]
-    assert phone.address.partition(":")[0] not in (Path(folder[1]) / "ladder.txt").read_text().splitlines()[0]
+    assert address.partition(":")[0] not in (Path(folder[1]) / "ladder.txt").read_text().splitlines()[0]
 
 
-def test_a_telephone_that_rings_in_vain_is_named(world: World, pbxguard: Run, tmp_path: Path) -> None:
+def test_a_telephone_that_rings_in_vain_is_named(unanswered: Unanswered) -> None:
     """Where a telephone rang and nobody took the call, it is told how long it rang."""
-    with OwnPhone(world, OWN.number, RINGS):
-        done = pbxguard(*TO_OWN, "--json", "--evidence", str(tmp_path))
-    call = json.loads(done.stdout)
+    call = json.loads(unanswered.rang.stdout)
 
     assert call["observed"]["callee_rang"]
-    assert re.fullmatch(rf"nobody answered in \d+ s at {OWN.name}, which rang", call["remark"])
+    assert re.fullmatch(rf"nobody answered in \d+ s at {OTHER.name}, which rang", call["remark"])
 
 
 def test_a_call_between_telephones_is_told_to_be_none_to_record(

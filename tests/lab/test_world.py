@@ -89,15 +89,15 @@ def test_softphones_as_json(pbxguard: Run) -> None:
 def test_call_then_explain(pbxguard: Run, tmp_path: Path) -> None:
     """A refused call says why, and `explain` finds it again by its Call-ID."""
     done = pbxguard(
-        "lab", "call", "--from", "+85261234567", "--to", "zhang", "--trunk", "intl", "--json",
+        "lab", "call", "--from", "+8613800138000", "--to", "zhang", "--trunk", "intl", "--json",
         "--evidence", str(tmp_path),
     )  # fmt: skip
     call = json.loads(done.stdout)
     why = json.loads(pbxguard("explain", call["call_id"], "--json").stdout)
 
     assert call["observed"]["sip_status"] == 603
-    assert call["observed"]["prompt"] == "intl_default_off"
-    assert why["reason"] == "intl_default_off"
+    assert call["observed"]["prompt"] == "system_blocklist"
+    assert why["reason"] == "national_cli_on_intl_trunk"
     assert why["callee_key"] == "13957100001"
 
 
