@@ -33,7 +33,7 @@ def _log_as_before() -> Iterator[None]:
 
 
 class Halves(LoadScopeScheduling):  # type: ignore[misc]
-    """For two processes (`make test`): one has the lab and what measures links, the other all else.
+    """For two processes (`make test`): one has the lab and what must be in time, the other all else.
 
     An engine holds one lab, and its tests stay in order.
     """
@@ -46,8 +46,8 @@ class Halves(LoadScopeScheduling):  # type: ignore[misc]
 def half_of(path: Path) -> str:
     """Which half of the tests a file is of: ``lab`` where one of them is marked so, else ``rest``.
 
-    What keeps deadlines of its own, links and adapters, goes with the lab: the other half gives way. So does the
-    browser of the report's tests, which gives way to nobody.
+    What keeps deadlines of its own, links and adapters, goes with the lab: the other half gives way. The browser of
+    the report's tests goes there too, because it does not.
     """
     in_time = path.name in {"test_links.py", "test_report.py"} or path.parent.name == "pbx"
     return "lab" if in_time or "mark.lab" in path.read_text(encoding="utf-8") else "rest"

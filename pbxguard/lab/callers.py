@@ -26,8 +26,9 @@ from pbxguard.lab.topology import HOME, MOBILE, Topology
 Gateways = Mapping[str, GatewayPlan]
 _AS_THEY_ARE: Gateways = MappingProxyType({})
 
-#: Codecs by their names in SDP, and Asterisk's.
+#: What a call offers that says nothing of it.
 _USUAL = ("PCMA", "PCMU")
+#: Codecs by their names in SDP, and Asterisk's.
 _CODECS = {"PCMA": "alaw", "PCMU": "ulaw", "G722": "g722", "GSM": "gsm"}
 #: SIPp's exit code when it cannot bind a socket, and nothing was sent (its manual: -2).
 _NO_SOCKET = 254

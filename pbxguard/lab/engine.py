@@ -104,16 +104,19 @@ class Engine:
         with _mapped("list containers"):
             return next((owner for owner, there in self._others().items() if not _all_ended(there)), None)
 
-    def clear_ended(self) -> None:
-        """Remove what labs left whose containers have all ended.
+    def ended(self) -> list[str]:
+        """State folders of other labs whose containers have all ended.
 
         Such a lab is one that nobody took down before the machine or the engine was restarted.
         """
-        with _mapped("clear what a lab left"):
-            for owner, there in self._others().items():
-                if _all_ended(there):
-                    networks = self._client.networks.list(filters={"label": f"{LABEL}.owner={owner}"})
-                    self._remove_things(there, networks)
+        with _mapped("list containers"):
+            return [owner for owner, there in self._others().items() if _all_ended(there)]
+
+    def remove_of(self, owner: str) -> None:
+        """Remove the containers and networks of another lab, whose state folder is gone."""
+        with _mapped(f"remove what the lab in {owner} left"):
+            label = f"{LABEL}.owner={owner}"
+            self._remove_things(self._containers(label), self._client.networks.list(filters={"label": label}))
 
     def network(self, name: str, subnet: IPv4Network, *, internal: bool) -> None:
         """Have a bridge network of that name with that subnet; a wrong or doubled one of this lab is replaced.

@@ -494,8 +494,9 @@ class _Deal:
         self._watch = watch
         self._folder = folder
         self._calls = calls
-        # The start of a world's twenty programs is heard in the calls of another, so none is placed before it.
-        self._all_up = asyncio.Barrier(worlds)
+        # The start of a world's twenty programs is heard in the calls of another, so none is placed before every
+        # world is up, or known not to come.
+        self._settled = asyncio.Barrier(worlds)
         self.done: dict[int, list[Evidence]] = {}
         self.taken: dict[int, int] = {}
         self.skipped: dict[int, dict[str, str]] = {}
@@ -503,7 +504,10 @@ class _Deal:
     async def play(self, world: World, *, alone_first: bool) -> None:
         """Let a world that is up take scenarios until none is left."""
         async with self._stage(world) as stage:
-            await self._all_up.wait()
+            if self._settled.parties > 1:
+                self._watch.say(world.net.index, "waiting for the other worlds")
+            await self._settled.wait()
+            self._watch.say(world.net.index, "")
             order = [(self._alone, 1), (self._ordinary, self._calls)]
             for left, at_once in order if alone_first else reversed(order):
                 try:
@@ -522,11 +526,12 @@ class _Deal:
                 await _finished(world.up, world.give_up.set)
             except PbxguardError as error:
                 self._watch.say(world.net.index, f"did not come up: {error}")
-                await self._all_up.wait()
+            else:
+                await self.play(world, alone_first=alone_first)
                 return
-            await self.play(world, alone_first=alone_first)
         finally:
             await _finished(world.down)
+        await self._settled.wait()  # gone, so that the others may begin
 
     @asynccontextmanager
     async def _stage(self, world: World) -> AsyncIterator[Stage]:

@@ -450,13 +450,21 @@ class World:
     # -- helpers -------------------------------------------------------------------------------------------
 
     def _have_engine_alone(self) -> None:
-        """One lab to an engine: its addresses are fixed. What one left that has ended is removed."""
+        """One lab to an engine: its addresses are fixed. What one left that has ended is taken down."""
+        if self.net.index:
+            return  # the first world has seen to it
         if other := self.engine.other_owner():
             raise LabUnavailable(
                 f"another lab is up on this engine (state {other}); "
                 f"take it down first: PBXGUARD_STATE={other} pbxguard lab down"
             )
-        self.engine.clear_ended()
+        for ended in self.engine.ended():
+            if (Path(ended) / "lab").is_dir():
+                # With its handler, which outlives a restart of the engine; and not while it comes up again.
+                with World(self.settings.model_copy(update={"state": Path(ended)})) as left:
+                    left.down()
+            else:
+                self.engine.remove_of(ended)
 
     def _containers(self, folders: dict[str, Path], listen: str | None) -> list[Container]:
         shared = {
@@ -572,7 +580,9 @@ class World:
             wait_until(ready, 120, "every telephone to register")
         except LabUnavailable as error:
             silent = [each.name for each in gateways if not self.lines_registered(each.name)]
-            missing = ", ".join([*sorted(wanted - self.registered()), *silent]) or "the guard"
+            missing = ", ".join([*sorted(wanted - self.registered()), *silent]) or (
+                "the guard" if with_guard else "nobody now"
+            )
             raise LabUnavailable(
                 f"{error}; missing: {missing}. {self.engine.logs(self.container('pbx'), 5)}"
             ) from error

@@ -133,23 +133,34 @@ def test_second_lab_is_refused(world: World, tmp_path: Path) -> None:
     assert str(world.state) in str(error.value)
 
 
-def test_a_lab_that_has_ended_is_cleared(world: World, client: Any, tmp_path: Path) -> None:
-    """Containers of a lab that a restart of the machine ended are no lab that is up, and `up` removes them."""
-    left = Engine(tmp_path)
+@pytest.mark.parametrize("folder_there", [True, False])
+def test_a_lab_that_has_ended_is_cleared(world: World, client: Any, tmp_path: Path, *, folder_there: bool) -> None:
+    """Containers of a lab that a restart ended are no lab that is up; `up` removes them, and ends its handler."""
+    state = tmp_path / "state"
+    left = Engine(state)
+    child = None
     try:
         sleeper = Container("pbxguard-left", ASTERISK_IMAGE, {"pbxguard-left": IPv4Address("198.18.9.2")},
                             command=("sleep", "60"))  # fmt: skip
         left.network("pbxguard-left", IPv4Network("198.18.9.0/24"), internal=True)
         left.start(sleeper)
-        assert world.engine.other_owner() == str(tmp_path)
+        if folder_there:
+            with World(Settings(state=state)) as ended:
+                child = subprocess.Popen((sys.executable, "-c", "import time; time.sleep(300)", "serve"))
+                (ended.root / "handler.pid").write_bytes(f"{child.pid}\n{ended.state}".encode())
+        assert world.engine.other_owner() == str(state)
 
         client.containers.get("pbxguard-left").kill()
 
         assert world.engine.other_owner() is None
         world.up()
+        assert world.engine.ended() == []
         assert client.networks.list(names=["pbxguard-left"]) == []
         assert client.containers.list(all=True, filters={"name": "pbxguard-left"}) == []
+        assert child is None or child.wait(5) == -signal.SIGTERM
     finally:
+        if child is not None:
+            child.kill()
         left.remove_all()
         left.close()
 

@@ -11,6 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from placed import call_of, not_made
@@ -24,9 +25,11 @@ from pbxguard.lab.evidence import Evidence
 from pbxguard.lab.goip.plan import GatewayPlan
 from pbxguard.lab.links import LinkFault
 from pbxguard.lab.scenario import Given, Scenario
+from pbxguard.lab.scenariofile import load
 from pbxguard.lab.topology import Topology
 from pbxguard.lab.waiting import wait_for, wait_until
 from pbxguard.lab.world import ASTERISK_IMAGE, World
+from pbxguard.resources import SCENARIOS
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -256,6 +259,31 @@ class TestReal:
         assert world.handler.healthy(world.state)
         assert world.engine.worlds() == {0}
         assert not list((world.root / "worlds").glob("*"))
+
+    async def test_a_world_that_does_not_come_up_leaves_its_part_to_the_others(
+        self, world: World, tmp_path: Path
+    ) -> None:
+        """The run goes on without it, and says so."""
+
+        class Lame(World):
+            def up(self, listen: str | None = None) -> None:
+                raise LabUnavailable(f"nothing for {listen}")
+
+        class Board(run.Watch):
+            said: ClassVar[list[tuple[int, str]]] = []
+
+            def say(self, world: int, what: str) -> None:
+                self.said.append((world, what))
+
+        chosen = [each for each in load(SCENARIOS) if each.name == "cancel"]
+        with Lame(Settings(state=world.state), index=1) as lame:
+            async with asyncio.timeout(60):
+                done = await run.run_scenarios(world, chosen, tmp_path, beside=[lame], watch=Board())
+
+        assert [call.faults for call in done.calls] == [()]
+        assert set(done.dealt.values()) == {0}
+        assert (1, "did not come up: nothing for None") in Board.said
+        assert (0, "waiting for the other worlds") in Board.said
 
     def test_what_a_killed_run_leaves_is_found_by_its_label(self, world: World) -> None:
         """Containers, networks and handler of a killed run's world are removed; the first world is not touched."""
