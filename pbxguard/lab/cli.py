@@ -489,7 +489,7 @@ def demo(app: App, evidence: Path) -> None:
 
 def _left_by_demo(world: World) -> Path | None:
     """State folder of another demo that left a lab, up or ended, whether that demo still runs or not."""
-    other = Path(next(iter([*filter(None, [world.engine.other_owner()]), *world.engine.ended()]), "/"))
+    other = Path(world.engine.other_owner() or next(iter(world.engine.ended()), "/"))
     temporary = Path(tempfile.gettempdir()).resolve()
     return other if other.parent == temporary and re.fullmatch(f"{_DEMO}[a-z0-9_]{{8}}", other.name) else None
 

@@ -245,7 +245,7 @@ def _order(
         order["address"] = str(fault.address)
     peer = _address(fault.peer, address_of) if fault.peer else ""
     if fault.dns_gone:
-        return order | {"servers": _name_servers(Path(f"/proc/{pid}/root/etc/resolv.conf"), fault.actor)}
+        return order | {"servers": _name_servers(Path(f"/proc/{pid}", "root/etc/resolv.conf"), fault.actor)}
     if fault.cut and peer:
         return order | {"shape": {"loss": 100.0}, "only": peer}
     if fault.cut:

@@ -543,7 +543,6 @@ class _Deal:
         world.seed(world.settings.store.url or str(state / "pbxguard.db"))
         try:
             await _finished(partial(world.handler.start, state))
-            self._watch.say(index, "")
             async with (
                 Callers.open(world.engine, world.passwords.ami, world.net, world.gateways) as callers,
                 Texting.open(world, callers) as texting,
