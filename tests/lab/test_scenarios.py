@@ -1,8 +1,10 @@
 """Every scenario is placed as a real call; what the caller saw and heard is compared with what is expected."""
 
 import asyncio
+import itertools
 import json
 import re
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from pbxguard.lab.callers import Callers, Placing
 from pbxguard.lab.evidence import Evidence
 from pbxguard.lab.run import Run, run_scenarios
 from pbxguard.lab.scenariofile import load
-from pbxguard.lab.wire import Capture
+from pbxguard.lab.wire import Address, Capture, RtpPacket
 from pbxguard.lab.world import World
 
 FILES = load(Path(__file__).parents[1] / "scenarios")
@@ -102,6 +104,27 @@ def test_a_connected_call_leaks_no_prompt(run: Run) -> None:
 
     assert connected
     assert all(call.observed.prompt == "" for call in connected)
+
+
+def test_packets_are_numbered_through(run: Run) -> None:
+    """Whoever sends sound numbers its packets from the answer to the end, whatever it was the sound of.
+
+    Where one number does not follow the other, the next Asterisk that transcodes makes up thousands of frames, or
+    drops what comes. Packets that a bad line lost, or brought late, are not such a jump.
+    """
+    senders = 0
+    for call in (call for call in run.calls if call.observed.answered and call.folder):
+        for leg in Capture.load(call.folder / "call.pcap").calls().values():
+            sent: dict[tuple[Address, Address], list[RtpPacket]] = defaultdict(list)
+            for stream in (*leg.streams_to_caller, *leg.streams_to_callee):
+                sent[stream.source, stream.destination] += stream.packets
+            for way, packets in sent.items():
+                packets.sort()
+                for before, after in itertools.pairwise(packets):
+                    jump = (after.sequence - before.sequence + 32768) % 65536 - 32768
+                    assert abs(jump) < 50, (call.title, *way, before.at, after.at, jump)
+            senders += len(sent)
+    assert senders >= 200
 
 
 def test_every_call_leaves_its_evidence(run: Run) -> None:
