@@ -45,6 +45,7 @@ class Piece:
         part: Which part of the reference that was.
         length: Of the whole reference.
         gaps: Where, in the audio, it was not heard meanwhile.
+        share: How much of it was heard between its ends, 0 to 1: packets lost one by one make no gap of their own.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Piece:
     part: tuple[float, float]
     length: float
     gaps: tuple[tuple[float, float], ...] = ()
+    share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,7 +365,7 @@ def _piece(part: Part) -> Piece:
     name, _, language = part.name.partition("/")
     match = part.match
     score, length = round(match.score, 3), round(part.length_s, 2)
-    return Piece(name, language, str(part.sound), score, match.span, match.part, length, match.gaps)
+    return Piece(name, language, str(part.sound), score, match.span, match.part, length, match.gaps, match.share)
 
 
 def faults(
@@ -416,6 +418,8 @@ def heard_words(piece: Piece) -> str:
         words += f", {piece.part[0]:.2f} to {piece.part[1]:.2f} s of its {piece.length:.2f} s"
     if piece.gaps:
         words += f", not heard at {', '.join(f'{begin:.2f} to {end:.2f} s' for begin, end in piece.gaps)}"
+    if piece.sound == Sound.GAPS:
+        words += f", {piece.share:.0%} of it there"
     return words
 
 

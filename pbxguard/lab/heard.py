@@ -71,7 +71,8 @@ class Match:
         part: Which part of the reference that is, in seconds of the reference; pauses at its ends left out.
         cut_s: Seconds of sound, pauses left out, that the reference has before and after that part.
         gaps: Within the span, from where to where it was not heard for 0.1 s or more.
-        share: Of the sounding frames of the reference, how many were heard: 1 less those lost one by one, too.
+        share: Of its sounding frames between the first and the last that were heard, how many were: 1 less those lost
+            one by one, too.
     """
 
     score: float
@@ -215,7 +216,7 @@ def _parts(found: Match, sound: _Signal, wanted: _Signal, blocks: list[_Block], 
         part=(round(frames[first] * step, 3), round((frames[last] + 1) * step, 3)),
         cut_s=(round(first * step, 3), round((len(frames) - 1 - last) * step, 3)),
         gaps=gaps,
-        share=round(sum(there[first : last + 1]) / len(frames), 3),
+        share=round(sum(there[first : last + 1]) / (last + 1 - first), 3),
     )
 
 

@@ -166,6 +166,7 @@ def timeline(bundle: Bundle, width: int = CELLS + _WORDS) -> Iterator[str]:
             first, last = piece["part"]
             extent = f", {first:.2f} to {last:.2f} of its {piece['length']:.2f} s" if piece["sound"] == "cut" else ""
             gaps = "".join(f", gap {a:.2f} to {b:.2f} s" for a, b in piece["gaps"])
+            gaps += f", {piece['share']:.0%} of it there" if piece["sound"] == "gaps" and "share" in piece else ""
             yield f"{line}, {piece['sound']} ({piece['score']:.2f}){extent}{gaps}"
 
 

@@ -1,10 +1,11 @@
 """Tests of pbxguard.lab.listening: right, wrong, cut, with gaps, noise and silence, after real codecs and loss."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from lossy import CODECS, hidden, line, lose
+from lossy import CODECS, hidden, line, lose, stream
 
 from pbxguard import prompts
 from pbxguard.lab import heard
@@ -88,6 +89,19 @@ def test_prompt_with_a_gap(codec, loss, conceal):
             assert any(begin - 0.3 <= 1 + (middle + 2000) / 8000 <= end + 0.3 for begin, end in part.match.gaps), (
                 part.match.gaps
             )
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_every_other_packet_lost(codec):
+    """A sound with half of its packets lost, one by one, is never whole: it has gaps, or is not known again."""
+    for name in ("marker caller", *NAMES[::3]):
+        sent = stream(ALL[name], codec)
+        for begin in (0, 1):
+            heard_packets = replace(sent, packets=sent.packets[begin::2])
+            found = listen(heard_packets.samples(), {name: ALL[name]}, [name])
+            assert found.sound is not Sound.WHOLE, name
+            if codec in ("PCMA", "PCMU"):
+                assert found.sound is Sound.GAPS, name
 
 
 @on_every_line
