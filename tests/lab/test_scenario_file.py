@@ -289,6 +289,30 @@ def test_every_example_names_the_schema(path: Path) -> None:
     assert scenariofile.read(path)
 
 
+def test_no_scenario_blocks_the_caller_of_another() -> None:
+    """A list entry stays for the later calls of a run, so its number calls nobody else's: any order will do.
+
+    Two that give the same entry do not mind each other.
+    """
+    found = scenariofile.load(FOLDER)
+    entries = {
+        (each.name, entry.pattern.lstrip("+"), entry.subscriber and scenario.number_of(entry.subscriber))
+        for each in found
+        for step in each.step
+        for entry in step.given.lists
+    }
+    assert len(entries) >= 10
+    met = [
+        (each.name, step.title, giver)
+        for each in found
+        for step in each.step
+        for giver, pattern, subscriber in entries
+        if step.call.cli.lstrip("+") == pattern and subscriber in (None, step.call.number)
+        if (each.name, pattern, subscriber) not in entries
+    ]
+    assert met == []
+
+
 def test_the_examples_of_the_manual_are_scenarios(tmp_path: Path) -> None:
     """Each TOML block of tests/scenarios/README.md is a file that the lab reads."""
     blocks = re.findall(r"```toml\n(.*?)```", (FOLDER / "README.md").read_text(encoding="utf-8"), re.DOTALL)
