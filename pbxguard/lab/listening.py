@@ -17,7 +17,7 @@ __all__ = ["BEGUN", "HEARD", "KEPT", "Heard", "Part", "Sound", "listen"]
 #: A reference with this score was heard. GSM full rate with 5 % loss leaves 0.84 or more of the right one, a wrong
 #: one has 0.06 at most; what is cut off or has gaps is told by its parts, not by the score.
 HEARD = 0.75
-#: A reference of which fewer frames (20 ms) were heard has gaps, however short each of them is; 5 % loss leaves 0.9
+#: A reference of which fewer frames (20 ms) were heard has gaps, however short each of them is; 5 % loss leaves 0.88
 #: or more. The score alone does not tell: a sound with every other packet lost correlates by 0.71.
 KEPT = 0.8
 #: Something of a reference that was cut short shows at least this score.

@@ -105,15 +105,27 @@ def test_cut_prompt_is_the_fault_and_says_how_much_was_heard(run):
 
 
 def test_a_gap_and_a_short_cut_fail_a_call_whose_score_is_high(tmp_path):
-    """A prompt that lacks its last 0.9 s or 0.5 s in its middle scores above the limit, and still is a fault."""
+    """A prompt that lacks its last 0.9 s, 0.5 s in its middle or 40 ms of each 100 is a fault, if above the limit."""
     gap = PROMPT.copy()
     gap[20000:24000] = 0
-    for name, sound, words in (("short", PROMPT[:-8000], "cut, 0."), ("gap", gap, "gaps, not heard at 2.")):
+    many = PROMPT.copy()
+    many[: len(many) // 800 * 800].reshape(-1, 800)[:, :320] = 0
+    heard_as = (
+        ("short", PROMPT[:-8000], "cut, 0."),
+        ("gap", gap, "gaps, not heard at 2."),
+        ("many", many, "% of it there"),
+    )
+    for name, sound, words in heard_as:
         call = bundle(tmp_path, name, call_id=f"{name}-id", sound=sound)
         assert call.observed.prompt_score >= evidence.HEARD
         assert len(call.faults) == 1
         assert "expected system_blocklist whole" in call.faults[0]
         assert words in call.faults[0]
+
+    found = show.read(tmp_path / "many")
+    assert re.search(r"gaps \(0\.\d+\), 6\d% of it there", "\n".join(show.timeline(found)))
+    del found.result["observed"]["pieces"][0]["share"]  # as evidence of before has it
+    assert "there" not in "\n".join(show.timeline(found))
 
 
 def test_report_json_keeps_its_contract(run):
