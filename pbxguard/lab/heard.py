@@ -132,7 +132,8 @@ def match(heard: Samples, reference: Samples, rate: int = RATE) -> Match:
     pad = len(wanted) + 2 * int(LONG_SLIP_S * rate)
     padded = np.concatenate([np.zeros(pad), sound, np.zeros(pad)])
     lag = _best_lag(padded, wanted)
-    blocks = _lay(padded, wanted, begins, lag, rate)
+    forms = (wanted, _half_sample_later(wanted))
+    blocks = _lay(padded, forms, begins, lag, rate)
     scores = np.clip((np.array([b.likeness for b in blocks]) - NONE_AT) / (WHOLE_AT - NONE_AT), 0.0, 1.0)
     score = float(scores.mean())
     found = [at for at, each in zip(begins, scores, strict=True) if each > 0.5]
@@ -141,23 +142,22 @@ def match(heard: Samples, reference: Samples, rate: int = RATE) -> Match:
     result = Match(score, float(lag - pad) / rate, float(found[-1] + block - found[0]) / rate)
     if score < BEGUN:
         return result
-    return _parts(result, padded, wanted, _lay(padded, wanted, sounding(dense), lag, rate), pad, rate)
+    return _parts(result, padded, wanted, _lay(padded, forms, sounding(dense), lag, rate), pad, rate)
 
 
-def _lay(sound: _Signal, wanted: _Signal, begins: list[int], lag: int, rate: int) -> list[_Block]:
+def _lay(sound: _Signal, forms: tuple[_Signal, ...], begins: list[int], lag: int, rate: int) -> list[_Block]:
     """Each block of the reference where it lies best: near the lag, or near where the blocks beside it lie.
 
+    ``forms`` are the reference as it may have been handed on; for each block the one counts that is most alike.
     From the block that lies best both ways: what slipped may be before it as well as after it.
     """
     block = int(BLOCK_S * rate)
-    between = _half_sample_later(wanted)
 
     def look(at: int, centre: int, slip_s: float) -> _Block:
         slip = int(slip_s * rate)
         low = min(max(centre + at - slip, 0), len(sound) - block - 2 * slip)
         here = sound[low : low + block + 2 * slip]
-        forms = [form[at : at + block] for form in (wanted, between)]
-        offset, likeness = max((_compare(here, form) for form in forms), key=lambda each: each[1])
+        offset, likeness = max((_compare(here, form[at : at + block]) for form in forms), key=lambda each: each[1])
         return _Block(at, int(low + offset - at), likeness)
 
     found = [look(at, lag, SLIP_S) for at in begins]
@@ -324,7 +324,8 @@ def _energies(sound: _Signal, length: int) -> _Signal:
 
 def _correlate(sound: _Signal, wanted: _Signal) -> _Signal:
     """Normalised cross-correlation (-1..1) of wanted with each window of sound, by FFT."""
-    size = 1 << (len(sound) + len(wanted)).bit_length()
+    # What wraps round at this size falls on lags after the last that is asked for.
+    size = _fast_size(len(sound))
     product = np.fft.rfft(sound, size) * np.conj(np.fft.rfft(wanted, size))
     raw = np.fft.irfft(product, size)[: len(sound) - len(wanted) + 1]
     norm = np.sqrt(_energies(sound, len(wanted)) * max(float(np.sum(wanted**2)), 1.0))
@@ -334,10 +335,17 @@ def _correlate(sound: _Signal, wanted: _Signal) -> _Signal:
 
 def _half_sample_later(signal: _Signal) -> _Signal:
     """The same sound as a softphone that resamples hands it on: its clock's grid falls between ours."""
-    spectrum = np.fft.rfft(signal)
-    turn = np.exp(-1j * np.pi * np.arange(len(spectrum)) / len(signal))
-    later: _Signal = np.fft.irfft(spectrum * turn, len(signal))
+    size = _fast_size(len(signal))
+    spectrum = np.fft.rfft(signal, size)
+    turn = np.exp(-1j * np.pi * np.arange(len(spectrum)) / size)
+    later: _Signal = np.fft.irfft(spectrum * turn, size)[: len(signal)]
     return later
+
+
+def _fast_size(least: int) -> int:
+    """The next number without a prime factor above 5: the FFT of a prime size takes several times as long."""
+    sizes = (2**a * 3**b * 5**c for a, b, c in itertools.product(range(22), range(5), range(5)))
+    return int(min(size for size in sizes if size >= least))
 
 
 def _best_lag(sound: _Signal, wanted: _Signal) -> int:
