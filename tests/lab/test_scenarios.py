@@ -113,7 +113,7 @@ def test_packets_are_numbered_through(run: Run) -> None:
     drops what comes. On an undisturbed line no packet is lost, nor its number corrupted.
     """
     calls = [call for call in run.calls if call.observed.answered and call.folder and not call.disturbed]
-    assert len(calls) >= 40
+    senders = 0
     for call in calls:
         capture = Capture.load(call.folder / "call.pcap")  # type: ignore[operator]  # asked above
         legs = evidence.legs_of(capture, capture.leg(call.call_id).invite.header(evidence.TAG) or "")
@@ -122,12 +122,13 @@ def test_packets_are_numbered_through(run: Run) -> None:
         for leg in evidence.every_leg(capture, legs):
             for stream in (*leg.streams_to_caller, *leg.streams_to_callee):
                 sent[leg.call_id, stream.source, stream.destination] += stream.packets
-        assert len(sent) >= 2, call.title
+        senders += len(sent)
         for way, packets in sent.items():
             packets.sort()
             for before, after in itertools.pairwise(packets):
                 jump = (after.sequence - before.sequence + 32768) % 65536 - 32768
                 assert abs(jump) < 50, (call.title, *way, before.at, after.at, jump)
+    assert senders >= 120
 
 
 def test_every_call_leaves_its_evidence(run: Run) -> None:
