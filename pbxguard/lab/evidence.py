@@ -29,6 +29,8 @@ _COMPARED = (
 )  # fmt: skip
 
 TAG = messages.TAG
+#: Seconds that a sound may last longer than it is before the words tell of it: two packets and the rounding.
+PAUSE_S = 0.06
 #: Names of the markers that the two ends play, as references.
 CALLER, CALLEE = "marker caller", "marker callee"
 
@@ -416,6 +418,9 @@ def heard_words(piece: Piece) -> str:
     words = f"{piece.name}{f' ({piece.language})' if piece.language else ''} {piece.sound}"
     if piece.sound == Sound.CUT:
         words += f", {piece.part[0]:.2f} to {piece.part[1]:.2f} s of its {piece.length:.2f} s"
+    pause = (piece.span[1] - piece.span[0]) - (piece.part[1] - piece.part[0])
+    if pause >= PAUSE_S:
+        words += f", with {pause:.2f} s of pause in it"
     if piece.gaps:
         words += f", not heard at {', '.join(f'{begin:.2f} to {end:.2f} s' for begin, end in piece.gaps)}"
     if piece.sound == Sound.GAPS:

@@ -33,6 +33,9 @@ SLIP_S = 0.04
 # five: FreeSWITCH on a busy machine has been seen to miss three ticks at once. Not in every case, because the search
 # takes its time.
 LONG_SLIP_S = 0.1
+# What comes after a pause may be as late as this: when the whole machine stood still, a PBX plays on where it was. It
+# counts only if it is the reference beyond doubt.
+PAUSED_S = 0.5
 # Correlation that counts as "not at all" and "wholly". Half of all unlike blocks reach 0 at their best lag, 95 of
 # 100 stay below 0.3; G.711 keeps 0.99, G.722 0.95, GSM 0.93, and GSM that lost 5 % of its packets 0.86 on average.
 NONE_AT, WHOLE_AT = 0.45, 0.8
@@ -129,7 +132,7 @@ def match(heard: Samples, reference: Samples, rate: int = RATE) -> Match:
     begins = sounding(grid)
     if not begins:
         return _NOTHING
-    pad = len(wanted) + 2 * int(LONG_SLIP_S * rate)
+    pad = len(wanted) + 2 * int(PAUSED_S * rate)
     padded = np.concatenate([np.zeros(pad), sound, np.zeros(pad)])
     lag = _best_lag(padded, wanted)
     forms = (wanted, _half_sample_later(wanted))
@@ -170,6 +173,9 @@ def _lay(sound: _Signal, forms: tuple[_Signal, ...], begins: list[int], lag: int
         for i in way:
             if found[i].likeness <= WHOLE_AT:
                 found[i] = max(found[i], look(begins[i], centre, slip_s), key=lambda each: each.likeness)
+            if found[i].likeness <= FOLLOW_AT and slip_s == LONG_SLIP_S:
+                later = look(begins[i], centre, PAUSED_S)
+                found[i] = later if later.likeness > WHOLE_AT else found[i]
             if found[i].likeness > FOLLOW_AT:
                 centre = found[i].offset
     return found
@@ -193,8 +199,13 @@ def _parts(found: Match, sound: _Signal, wanted: _Signal, blocks: list[_Block], 
     for i in frames:
         here = i * frame + frame // 2
         near = blocks[int(np.argmin(np.abs(middle - here)))]
-        offset = followed[int(np.argmin(np.abs(middle_followed - here)))].offset
-        place = min(max(i * frame + offset, 0), len(sound) - frame)
+        # where a pause was, one of them lies before it and the other after
+        offsets = {followed[int(at)].offset for at in np.argsort(np.abs(middle_followed - here), kind="stable")[:2]}
+        said = wanted[i * frame : (i + 1) * frame]
+        place = max(
+            (min(max(i * frame + offset, 0), len(sound) - frame) for offset in sorted(offsets)),
+            key=lambda at: float(np.dot(sound[at : at + frame], said)),
+        )
         quiet = _rms(sound[place : place + frame]) < HOLE * gain * levels[i]
         places.append(place - pad)
         silent.append(quiet)
@@ -354,7 +365,10 @@ def _best_lag(sound: _Signal, wanted: _Signal) -> int:
 
 def _compare(sound: _Signal, wanted: _Signal) -> tuple[int, float]:
     """Where in sound this block lies best, and how alike they are there."""
-    norm = np.sqrt(_energies(sound, len(wanted)) * float(np.sum(wanted**2)))
-    likeness = np.correlate(sound, wanted, mode="valid") / norm
+    if len(sound) > 2 * len(wanted):
+        likeness = _correlate(sound, wanted)
+    else:
+        norm = np.sqrt(_energies(sound, len(wanted)) * float(np.sum(wanted**2)))
+        likeness = np.correlate(sound, wanted, mode="valid") / norm
     at = int(np.argmax(likeness))
     return at, float(likeness[at])

@@ -91,6 +91,21 @@ def test_prompt_with_a_gap(codec, loss, conceal):
             )
 
 
+@on_every_line
+def test_prompt_with_a_pause(codec, loss, conceal):
+    """A PBX that stood still for up to 0.45 s and played on where it was: all was heard, after loss to both ends."""
+    for seed, name in enumerate(NAMES[1::3]):
+        for at, pause in ((0.4, 0.12), (0.5, 0.33), (0.7, 0.45)):
+            middle = round(len(ALL[name]) * at) // 160 * 160
+            paused = np.concatenate([ALL[name][:middle], silence(pause), ALL[name][middle:]])
+            found = listen(after(paused, (codec, loss, conceal), seed), {name: ALL[name]}, [name])
+            assert found.sound is Sound.WHOLE or (loss and found.sound is Sound.GAPS), (name, at, pause, found)
+            (part,) = found.parts
+            assert part.match.span[1] - part.match.span[0] == pytest.approx(
+                part.match.part[1] - part.match.part[0] + pause, abs=0.03
+            )
+
+
 @pytest.mark.parametrize("codec", CODECS)
 def test_every_other_packet_lost(codec):
     """A sound with half of its packets lost, one by one, is never whole: it has gaps, or is not known again."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree as ET
 
+import numpy as np
 import pytest
 from playwright.sync_api import sync_playwright
 from rich.console import Console
@@ -126,6 +127,16 @@ def test_a_gap_and_a_short_cut_fail_a_call_whose_score_is_high(tmp_path):
     assert re.search(r"gaps \(0\.\d+\), 6\d% of it there", "\n".join(show.timeline(found)))
     del found.result["observed"]["pieces"][0]["share"]  # as evidence of before has it
     assert "there" not in "\n".join(show.timeline(found))
+
+
+def test_a_pause_is_no_fault_and_is_told(tmp_path):
+    """A PBX that stood still in mid-prompt and played on has played it; the evidence says how long it was silent."""
+    late = np.concatenate([PROMPT[:16000], np.zeros(2640, np.int16), PROMPT[16000:]])
+    call = bundle(tmp_path, "late", call_id="late-id", sound=late)
+
+    assert call.faults == ()
+    (piece,) = call.observed.pieces
+    assert evidence.heard_words(piece) == "system_blocklist (zh) whole, with 0.33 s of pause in it"
 
 
 def test_report_json_keeps_its_contract(run):
