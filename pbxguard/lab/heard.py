@@ -334,11 +334,14 @@ def _energies(sound: _Signal, length: int) -> _Signal:
 
 
 def _correlate(sound: _Signal, wanted: _Signal) -> _Signal:
-    """Normalised cross-correlation (-1..1) of wanted with each window of sound, by FFT."""
-    # What wraps round at this size falls on lags after the last that is asked for.
-    size = _fast_size(len(sound))
-    product = np.fft.rfft(sound, size) * np.conj(np.fft.rfft(wanted, size))
-    raw = np.fft.irfft(product, size)[: len(sound) - len(wanted) + 1]
+    """Normalised cross-correlation (-1..1) of wanted with each window of sound."""
+    if len(sound) > 2 * len(wanted):  # from about there on the FFT is faster
+        # What wraps round at this size falls on lags after the last that is asked for.
+        size = _fast_size(len(sound))
+        product = np.fft.rfft(sound, size) * np.conj(np.fft.rfft(wanted, size))
+        raw = np.fft.irfft(product, size)[: len(sound) - len(wanted) + 1]
+    else:
+        raw = np.correlate(sound, wanted, mode="valid")
     norm = np.sqrt(_energies(sound, len(wanted)) * max(float(np.sum(wanted**2)), 1.0))
     likeness: _Signal = raw / norm
     return likeness
@@ -365,10 +368,6 @@ def _best_lag(sound: _Signal, wanted: _Signal) -> int:
 
 def _compare(sound: _Signal, wanted: _Signal) -> tuple[int, float]:
     """Where in sound this block lies best, and how alike they are there."""
-    if len(sound) > 2 * len(wanted):
-        likeness = _correlate(sound, wanted)
-    else:
-        norm = np.sqrt(_energies(sound, len(wanted)) * float(np.sum(wanted**2)))
-        likeness = np.correlate(sound, wanted, mode="valid") / norm
+    likeness = _correlate(sound, wanted)
     at = int(np.argmax(likeness))
     return at, float(likeness[at])

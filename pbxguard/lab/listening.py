@@ -12,7 +12,7 @@ import numpy as np
 from pbxguard.lab import heard
 from pbxguard.lab.heard import FRAME, RATE, Match, Samples
 
-__all__ = ["BEGUN", "HEARD", "KEPT", "Heard", "Part", "Sound", "listen"]
+__all__ = ["BEGUN", "HEARD", "Heard", "Part", "Sound", "listen"]
 
 #: A reference with this score was heard. GSM full rate with 5 % loss leaves 0.84 or more of the right one, a wrong
 #: one has 0.06 at most; what is cut off or has gaps is told by its parts, not by the score.
