@@ -18,6 +18,7 @@ import click
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.markup import escape
+from rich.segment import Segments
 from rich.table import Table
 from rich.text import Text
 
@@ -236,7 +237,9 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, titl
         table.add_column(column, overflow="fold", width=width)
     for row in cells:
         table.add_row(*map(Text, row))
-    out.print(table, width=max(out.width, sum(widths) + _lines_of(columns)), crop=False)
+    # Console.print narrows to the console's width, which is 80 where nobody says how wide it may be.
+    options = out.options.update_width(max(out.width, sum(widths) + _lines_of(columns)))
+    out.print(Segments(out.render(table, options)), end="", crop=False)
 
 
 def show_list(lines: Iterable[tuple[str, str]]) -> None:
