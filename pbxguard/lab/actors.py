@@ -507,7 +507,12 @@ def _baresip(folder: Path, phones: Sequence[Phone], passwords: Secrets, net: Top
 
 
 def _twinkle(folder: Path, phones: Sequence[Phone], passwords: Secrets, net: Topology, port: int) -> None:
-    """Twinkle's settings, a profile for each telephone, and the scripts that say what becomes of a call."""
+    """Twinkle's settings, a profile for each telephone, and the scripts that say what becomes of a call.
+
+    ``turn`` says in which seconds it may start: of as many as Twinkles are at the PBX, in one of its own.
+    """
+    twinkles = list(dict.fromkeys(phone.container for phone in net.phones if phone.program == "twinkle"))
+    (folder / "turn").write_text(f"{twinkles.index(phones[0].container)} {len(twinkles)}\n")
     (folder / "twinkle.sys").write_text(
         "".join(f"start_user_profile={phone.number}\n" for phone in phones) + f"sip_port={port}\nrtp_port=16200\n"
         # The image's sound card, see docker/softphone/asound.conf

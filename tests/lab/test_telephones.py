@@ -128,6 +128,23 @@ def test_telephones_register_over_their_transport(world: World) -> None:
 
 
 @lab
+def test_no_two_twinkles_draw_the_same_numbers(world: World) -> None:
+    """Each Twinkle of a PBX starts in a second of its own, for its branches are drawn from that second alone."""
+    containers = {phone.container for phone in PHONES if phone.program == "twinkle"}
+    turns = set()
+    for name in containers:
+        _, text = world.engine.run(world.container(name), "cat", "/etc/telephones/twinkle/turn")
+        turn, count = map(int, text.split())
+        _, log = world.engine.run(world.container(name), "head", "-1", "/tmp/home/.twinkle/twinkle.log")
+        began = re.search(r":(\d\d)\.\d+ ", log)
+        assert began is not None, log
+        assert (int(began[1]) % count, count) == (turn, len(containers))
+        turns.add(turn)
+
+    assert turns == set(range(len(containers)))
+
+
+@lab
 @pytest.mark.parametrize(
     ("callee", "said"),
     [
