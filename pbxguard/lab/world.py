@@ -40,8 +40,8 @@ _CDR = {
 
 #: FreeSWITCH's SIP profiles, one a network.
 _PROFILES = ("carrier", "access")
-#: Seconds that a gateway has to register by itself again.
-_SILENT_FOR = 5.0
+#: Seconds that a gateway has to register by itself again, and any program before it is started anew.
+_SILENT_FOR, _STUCK_FOR = 5.0, 20.0
 
 Say = Callable[[str], None]
 
@@ -553,39 +553,57 @@ class World:
     def wait_ready(self, *, with_guard: bool = True) -> None:
         """Wait until everybody is registered and, *with_guard* on FreeSWITCH, the guard has told the PBX of itself.
 
-        Raises:
-            LabUnavailable: Somebody is missing; they are named.
-        """
-        gateways = [caller for caller in self.net.callers if caller.gateway is not None]
-        wanted = {p.number for p in PHONES if p.address and (self.all_phones or not p.box)}
-        for gateway in gateways:
-            if gateway.registers_at == "pbx":
-                wanted |= set(self.gateways[gateway.name].accounts(gateway.name))
+        Whoever does not register for a while is started anew, once, and that is said.
 
+        Raises:
+            LabUnavailable: Somebody is missing all the same; they are named.
+        """
         begun = time.monotonic()
         asked_again: set[str] = set()
+        restarted: set[str] = set()
 
         def ready() -> bool:
-            silent = {each.name for each in gateways if not self.lines_registered(each.name)}
+            self._wanted()
+            silent = self._silent()
+            gateways = {name for name in silent if name in self.gateways}
             # FreeSWITCH, while it starts, has whoever registers come again after a minute (503, Retry-After). The
             # lab presses the gateway's button instead.
-            if self.pbx == "freeswitch" and time.monotonic() - begun > _SILENT_FOR and silent - asked_again:
-                asked_again.update(silent)
-                for name in silent:
+            if self.pbx == "freeswitch" and time.monotonic() - begun > _SILENT_FOR:
+                for name in gateways - asked_again:
                     self.engine.run(self.container(name), "asterisk", "-rx", "pjsip send register *all")
-            there = self._wanted() and not silent and wanted <= self.registered()
-            return there and (not with_guard or self.guarded())
+                asked_again.update(gateways)
+            # A program can hang, and its container runs on; a telephone that was refused waits for minutes.
+            if time.monotonic() - begun > _STUCK_FOR:
+                for name in sorted(silent.keys() - restarted):
+                    self.say(f"restarting {self.container(name)}: {', '.join(silent[name])} did not register")
+                    self.engine.restart(self.container(name))
+                restarted.update(silent)
+            return not silent and (not with_guard or self.guarded())
 
         try:
             wait_until(ready, 120, "every telephone to register")
         except LabUnavailable as error:
-            silent = [each.name for each in gateways if not self.lines_registered(each.name)]
-            missing = ", ".join([*sorted(wanted - self.registered()), *silent]) or (
+            missing = ", ".join(number for numbers in self._silent().values() for number in numbers) or (
                 "the guard" if with_guard else "nobody now"
             )
             raise LabUnavailable(
                 f"{error}; missing: {missing}. {self.engine.logs(self.container('pbx'), 5)}"
             ) from error
+
+    def _silent(self) -> dict[str, list[str]]:
+        """Who runs but is not registered: actor -> its telephones' numbers, or the gateway's own name."""
+        registered = self.registered()
+        silent: dict[str, list[str]] = {}
+        for caller in self.net.callers:
+            if caller.gateway is None:
+                continue
+            accounts = self.gateways[caller.name].accounts(caller.name) if caller.registers_at == "pbx" else ()
+            if not self.lines_registered(caller.name) or not registered.issuperset(accounts):
+                silent[caller.name] = [caller.name]
+        for phone in PHONES:
+            if phone.address and (self.all_phones or not phone.box) and phone.number not in registered:
+                silent.setdefault(phone.container, []).append(phone.number)
+        return silent
 
     def _wanted(self) -> bool:
         if self.give_up.is_set():

@@ -17,6 +17,7 @@ import docker
 from pbxguard.config import Settings
 from pbxguard.errors import BadConfig, LabUnavailable
 from pbxguard.lab import capture, topology
+from pbxguard.lab import world as world_module
 from pbxguard.lab.engine import Container, Engine
 from pbxguard.lab.waiting import wait_until
 from pbxguard.lab.world import ASTERISK_IMAGE, World
@@ -170,6 +171,24 @@ def test_down_of_a_lab_that_is_not_up(tmp_path: Path) -> None:
     with World(Settings(state=tmp_path)) as other:
         assert other.down() == 0
         assert other.down() == 0
+
+
+def test_up_after_a_telephone_hung(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program hangs, its registration lapses and its container runs on: `up` restarts that one, and says so."""
+    said: list[str] = []
+    monkeypatch.setattr(world, "say", said.append)
+    monkeypatch.setattr(world_module, "_STUCK_FOR", 1.0)
+    before = set(world.engine.running())
+    li = "13957100002"
+    code, told = world.engine.run(world.container("li"), "sh", "-c", "kill -STOP $(pidof twinkle-console)")
+    assert code == 0, told
+    wait_until(lambda: li not in world.registered(), 60, "li's registration to lapse")
+    assert set(world.engine.running()) == before
+
+    world.up()
+
+    assert li in world.registered()
+    assert said == [f"restarting pbxguard-li: {li} did not register"]
 
 
 def test_up_after_a_crash(world: World, client: Any) -> None:

@@ -321,7 +321,9 @@ class TestReal:
             env=os.environ | {"PBXGUARD_STATE": str(world.state), "COLUMNS": "200"},
         )  # fmt: skip
         with running:
-            wait_until(lambda: len(others(world)) >= 3, 60, "containers of the second world")
+            wait_until(
+                lambda: len(others(world)) >= 3 or running.poll() is not None, 150, "containers of the second world"
+            )
             running.send_signal(number)
             said, _ = running.communicate(timeout=90)
 
