@@ -34,7 +34,8 @@ SLIP_S = 0.04
 # takes its time.
 LONG_SLIP_S = 0.1
 # What comes after a pause may be as late as this: when the whole machine stood still, a PBX plays on where it was. It
-# counts only if it is the reference beyond doubt.
+# counts only if it is the reference beyond doubt and all was quiet until then: speech that was left out, or something
+# else that was said in between, is no pause.
 PAUSED_S = 0.5
 # Correlation that counts as "not at all" and "wholly". Half of all unlike blocks reach 0 at their best lag, 95 of
 # 100 stay below 0.3; G.711 keeps 0.99, G.722 0.95, GSM 0.93, and GSM that lost 5 % of its packets 0.86 on average.
@@ -169,16 +170,49 @@ def _lay(sound: _Signal, forms: tuple[_Signal, ...], begins: list[int], lag: int
         return found
     slip_s = LONG_SLIP_S if found[anchor].likeness > WHOLE_AT else SLIP_S
     for way in (range(anchor + 1, len(found)), range(anchor - 1, -1, -1)):
-        centre = found[anchor].offset
+        last = found[anchor]
         for i in way:
             if found[i].likeness <= WHOLE_AT:
-                found[i] = max(found[i], look(begins[i], centre, slip_s), key=lambda each: each.likeness)
+                found[i] = max(found[i], look(begins[i], last.offset, slip_s), key=lambda each: each.likeness)
             if found[i].likeness <= FOLLOW_AT and slip_s == LONG_SLIP_S:
-                later = look(begins[i], centre, PAUSED_S)
-                found[i] = later if later.likeness > WHOLE_AT else found[i]
+                other = look(begins[i], last.offset, PAUSED_S)
+                before, after = (last, other) if i > anchor else (other, last)
+                if other.likeness > WHOLE_AT and _is_pause(sound, forms[0], before, after, block):
+                    found[i] = other
             if found[i].likeness > FOLLOW_AT:
-                centre = found[i].offset
+                last = found[i]
     return found
+
+
+def _is_pause(sound: _Signal, wanted: _Signal, before: _Block, after: _Block, block: int) -> bool:
+    """Whether *after* comes late because nothing was said for so long, at whatever moment from *before* to it.
+
+    What is loud then, or where the reference is soft, was said in addition.
+    """
+    late, first, end = after.offset - before.offset, before.at, after.at + block
+    if late <= 0:
+        return False
+    sure = max(before, after, key=lambda each: each.likeness)
+    floor = HOLE * _rms(wanted[sure.at : sure.at + block])
+    loud = max(FLOOR_RMS, floor * _gain(sound, wanted, sure, block))
+    soft = _levels(wanted[first:end]) < max(FLOOR_RMS, floor / 2)  # a codec makes it louder at times
+    in_time, too_late = (soft & (_levels(sound[first + o : end + o]) > loud) for o in (before.offset, after.offset))
+    between = _levels(sound[first + before.offset : end + after.offset]) > loud
+    so_far = np.concatenate([[0], np.cumsum(between)])
+    pause = len(between) - len(soft)
+    added = (
+        np.concatenate([[0], np.cumsum(in_time)])
+        + np.concatenate([np.cumsum(too_late[::-1])[::-1], [0]])
+        + (so_far[pause:] - so_far[: len(so_far) - pause])
+    )
+    return bool(3 * np.min(added) < pause)  # a codec rings on
+
+
+def _levels(signal: _Signal) -> _Signal:
+    """The RMS of each half of a frame."""
+    piece = FRAME // 2
+    levels: _Signal = np.sqrt(np.mean(np.square(signal[: len(signal) // piece * piece].reshape(-1, piece)), axis=1))
+    return levels
 
 
 def _parts(found: Match, sound: _Signal, wanted: _Signal, blocks: list[_Block], pad: int, rate: int) -> Match:
