@@ -154,7 +154,7 @@ class World:
                 if not self.handler.healthy(self.state):
                     self.handler.start(self.state)
                     self.say(f"started the handler on {self.handler.address[0]}:{self.handler.address[1]}")
-            self.wait_ready(with_guard=with_guard)
+            self.wait_ready(with_guard=with_guard, restart=True)
 
     def _start(self, pbx: Container, *others: Container) -> list[str]:
         """Have these running; names of those that were not."""
@@ -550,10 +550,12 @@ class World:
         ]
         return found
 
-    def wait_ready(self, *, with_guard: bool = True) -> None:
+    def wait_ready(self, *, with_guard: bool = True, restart: bool = False) -> None:
         """Wait until everybody is registered and, *with_guard* on FreeSWITCH, the guard has told the PBX of itself.
 
-        Whoever does not register for a while is started anew, once, and that is said.
+        Args:
+            with_guard: There is a guard, or will be.
+            restart: Start a program anew, once, that has not registered for a while, and say so; its calls end.
 
         Raises:
             LabUnavailable: Somebody is missing all the same; they are named.
@@ -561,10 +563,14 @@ class World:
         begun = time.monotonic()
         asked_again: set[str] = set()
         restarted: set[str] = set()
+        since: dict[str, float] = {}
 
         def ready() -> bool:
+            nonlocal since
             self._wanted()
             silent = self._silent()
+            now = time.monotonic()
+            since = {name: since.get(name, now) for name in silent}
             gateways = {name for name in silent if name in self.gateways}
             # FreeSWITCH, while it starts, has whoever registers come again after a minute (503, Retry-After). The
             # lab presses the gateway's button instead.
@@ -573,11 +579,12 @@ class World:
                     self.engine.run(self.container(name), "asterisk", "-rx", "pjsip send register *all")
                 asked_again.update(gateways)
             # A program can hang, and its container runs on; a telephone that was refused waits for minutes.
-            if time.monotonic() - begun > _STUCK_FOR:
-                for name in sorted(silent.keys() - restarted):
+            for name in sorted(silent.keys() - restarted) if restart else ():
+                if now - since[name] > _STUCK_FOR:
+                    self._wanted()
                     self.say(f"restarting {self.container(name)}: {', '.join(silent[name])} did not register")
                     self.engine.restart(self.container(name))
-                restarted.update(silent)
+                    restarted.add(name)
             return not silent and (not with_guard or self.guarded())
 
         try:

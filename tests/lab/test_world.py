@@ -1,14 +1,17 @@
 """The lab as its users have it: up, down, status, doctor, call, softphones; and what goes wrong."""
 
+import itertools
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -171,6 +174,39 @@ def test_down_of_a_lab_that_is_not_up(tmp_path: Path) -> None:
     with World(Settings(state=tmp_path)) as other:
         assert other.down() == 0
         assert other.down() == 0
+
+
+@pytest.mark.parametrize(
+    ("polls", "restart", "restarted"),
+    [
+        ([{"li"}, {"zhang"}, {"li"}, {"zhang"}, set()], True, []),
+        ([{"li"}, {"li"}, {"li"}, {"li", "zhang"}, {"li"}, set()], True, ["pbxguard-li"]),
+        ([{"li"}, {"li"}, {"li"}, {"li"}, {"li"}, set()], False, []),
+    ],
+    ids=["each-for-a-moment", "one-for-long", "during-a-call"],
+)
+def test_who_is_started_anew(
+    monkeypatch: pytest.MonkeyPatch, polls: list[set[str]], restarted: list[str], *, restart: bool
+) -> None:
+    """Who has been missing for more than 20 s, once, and only in `up`; not who is missing when that is over."""
+    asked = iter(polls)
+    clock = itertools.count(0.0, 8.0)
+    bare = object.__new__(World)
+    done: list[str] = []
+    said: list[str] = []
+    values = {
+        "pbx": "asterisk", "gateways": {}, "net": topology.HOME, "give_up": threading.Event(), "say": said.append,
+        "engine": SimpleNamespace(restart=done.append), "_silent": lambda: {name: ["1"] for name in next(asked)},
+    }  # fmt: skip
+    for name, value in values.items():
+        setattr(bare, name, value)
+    monkeypatch.setattr(world_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+
+    bare.wait_ready(restart=restart)
+
+    assert done == restarted
+    assert len(said) == len(restarted)
+    assert next(asked, None) is None
 
 
 def test_up_after_a_telephone_hung(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
