@@ -599,6 +599,12 @@ def _summary(result: Run) -> None:
             out.print(f"    pbxguard lab show {shlex.quote(_short(call.folder))}", markup=False)
     for skipped in result.skipped:
         out.print(f"{result.pbx}: skipped {skipped['scenario']}: {skipped['why']}", markup=False)
+    if result.failed and result.stolen >= room.STUTTERS_AT:
+        out.print(
+            f"{result.pbx}: the host of this machine took {result.stolen:.0%} of its processors' time meanwhile: "
+            "sound stutters then, and what failed may not fail again",
+            markup=False,
+        )
     passed = f"{result.passed} {'call' if result.passed == 1 else 'calls'} as expected"
     out.print(
         f"{result.pbx}: {passed}, {result.failed} not, in {result.seconds:.0f} s.\n"

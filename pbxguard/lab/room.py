@@ -1,6 +1,10 @@
-"""How many worlds of the lab this machine has room for. Reads /proc and the scheduler; starts nothing."""
+"""How many worlds of the lab this machine has room for, and how much of its processors it gets.
+
+Reads /proc and the scheduler; starts nothing.
+"""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from pbxguard.errors import LabUnavailable
@@ -14,6 +18,27 @@ WORLDS_PER_CPU = 2
 CALLS = 12
 #: Calls at once for which one processor sends every packet in time; with 12 FreeSWITCH left gaps in a prompt.
 CALLS_PER_CPU = 8
+
+#: Part of the processors' time that a host may take from a virtual machine before sound begins to stutter.
+STUTTERS_AT = 0.03
+
+
+@dataclass(frozen=True, slots=True)
+class Ticks:
+    """Time of all processors since the machine began, in ticks: what its host gave to others, and all."""
+
+    stolen: int
+    all: int
+
+    @classmethod
+    def now(cls, stat: Path = Path("/proc/stat")) -> "Ticks":
+        """As the kernel counts (proc_stat(5), ``steal``); a machine without a host has nothing stolen."""
+        counts = [int(word) for word in stat.read_text(encoding="ascii").partition("\n")[0].split()[1:9]]
+        return cls(counts[7], sum(counts))
+
+    def stolen_since(self, before: "Ticks") -> float:
+        """The part of the time since then that the host took, 0 to 1."""
+        return max(0, self.stolen - before.stolen) / max(1, self.all - before.all)
 
 
 def require(worlds: int, *, available_mib: int | None = None, cpus: int | None = None) -> None:

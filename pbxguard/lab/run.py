@@ -27,7 +27,7 @@ from pbxguard.lab.goip.plan import GatewayPlan
 from pbxguard.lab.links import LinkUnsupported
 from pbxguard.lab.messages import Texted, TextObserved
 from pbxguard.lab.remark import remark
-from pbxguard.lab.room import CALLS
+from pbxguard.lab.room import CALLS, Ticks
 from pbxguard.lab.scenario import CallStep, Expect, Given, Scenario, Step
 from pbxguard.lab.texts import Texting
 from pbxguard.lab.topology import PHONES, members, number_of
@@ -59,6 +59,7 @@ class Run:
         skipped: Scenarios of which no call counts, and why.
         dealt: Which world took which scenario.
         seconds: How long it took.
+        stolen: Part of the processors' time that the machine's host gave to others meanwhile, 0 to 1.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Run:
     skipped: list[dict[str, str]] = field(default_factory=list)
     dealt: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+    stolen: float = 0.0
 
     @property
     def passed(self) -> int:
@@ -86,6 +88,7 @@ class Run:
             "failed": self.failed,
             "skipped": self.skipped,
             "seconds": round(self.seconds, 1),
+            "stolen": round(self.stolen, 3),
             "dealt": self.dealt,
             "calls": [call.as_json() for call in self.calls],
         }
@@ -433,7 +436,7 @@ async def run_scenarios(
         others = f": all {len(scenarios)} are for another PBX than {world.pbx}" if scenarios else ""
         raise LabUnavailable(f"no scenario was selected{others}")
     run.folder.mkdir(parents=True)
-    started = time.monotonic()
+    started, ticks = time.monotonic(), Ticks.now()
     deal = _Deal(chosen, watch or Watch(), run.folder, calls, worlds=1 + len(beside))
     try:
         async with asyncio.TaskGroup() as group:
@@ -447,6 +450,7 @@ async def run_scenarios(
     run.calls = [call for number in range(len(chosen)) for call in deal.done[number]]
     run.dealt = {chosen[number].name: deal.taken[number] for number in range(len(chosen))}
     run.seconds = time.monotonic() - started
+    run.stolen = Ticks.now().stolen_since(ticks)
     return run
 
 

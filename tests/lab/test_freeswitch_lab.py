@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from own_phone import OwnPhone
-from placed import call_of
+from placed import call_of, in_time
 
 from pbxguard.config import Settings
 from pbxguard.errors import LabUnavailable
@@ -55,7 +55,10 @@ def _run(switch: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """All scenarios on FreeSWITCH, placed once, by two worlds side by side."""
     folder = tmp_path_factory.mktemp("fs-evidence")
     with World(switch.settings, pbx="freeswitch", index=1) as second:
-        return asyncio.run(run_scenarios(switch, SCENARIOS, folder, calls=room.calls(2), beside=[second]))
+        return in_time(
+            lambda calls: asyncio.run(run_scenarios(switch, calls, folder, calls=room.calls(2), beside=[second])),
+            SCENARIOS,
+        )
 
 
 @pytest.mark.parametrize(("name", "number"), STEPS, ids=[f"{name}-{number + 1}" for name, number in STEPS])
@@ -76,7 +79,10 @@ def _vector_run(switch: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The voice vectors of the CN pack on FreeSWITCH, placed once."""
     folder = tmp_path_factory.mktemp("fs-vectors")
     with World(switch.settings, pbx="freeswitch", index=1) as second:
-        return asyncio.run(run_scenarios(switch, VECTORS, folder, calls=room.calls(2), beside=[second]))
+        return in_time(
+            lambda calls: asyncio.run(run_scenarios(switch, calls, folder, calls=room.calls(2), beside=[second])),
+            VECTORS,
+        )
 
 
 @pytest.mark.parametrize("title", [step.title for scenario in VECTORS for step in scenario.step])

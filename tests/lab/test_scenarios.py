@@ -8,7 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from placed import call_of, not_made
+from placed import call_of, in_time, not_made
 
 from pbxguard import prompts
 from pbxguard.config import Settings
@@ -40,7 +40,10 @@ def _run(world: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """All scenarios, placed once, by three worlds side by side."""
     folder = tmp_path_factory.mktemp("evidence")
     with World(world.settings, index=1) as second, World(world.settings, index=2) as third:
-        run = asyncio.run(run_scenarios(world, FILES, folder, calls=room.calls(3), beside=[second, third]))
+        beside = [second, third]
+        run = in_time(
+            lambda files: asyncio.run(run_scenarios(world, files, folder, calls=room.calls(3), beside=beside)), FILES
+        )
     report.write(run, "cn")
     return run
 
@@ -68,7 +71,10 @@ def _vector_run(world: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The voice vectors of the CN pack, placed once."""
     folder = tmp_path_factory.mktemp("vectors")
     with World(world.settings, index=1) as second:
-        return asyncio.run(run_scenarios(world, VECTORS, folder, calls=room.calls(2), beside=[second]))
+        return in_time(
+            lambda calls: asyncio.run(run_scenarios(world, calls, folder, calls=room.calls(2), beside=[second])),
+            VECTORS,
+        )
 
 
 @pytest.mark.parametrize("title", [step.title for scenario in VECTORS for step in scenario.step])
