@@ -5,7 +5,8 @@ It has a lab of its own, which is down again before another test brings the Aste
 
 import asyncio
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from pbxguard.lab import room, vectors
 from pbxguard.lab.callers import Callers
 from pbxguard.lab.evidence import Evidence
 from pbxguard.lab.run import Run, Stage, run_scenarios
-from pbxguard.lab.scenario import CallStep
+from pbxguard.lab.scenario import CallStep, Scenario
 from pbxguard.lab.scenariofile import load
 from pbxguard.lab.world import FREESWITCH_IMAGE, World
 from pbxguard.screening.treatment import ASTERISK, FREESWITCH, refusal
@@ -54,11 +55,13 @@ def _switch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 def _run(switch: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """All scenarios on FreeSWITCH, placed once, by two worlds side by side."""
     folder = tmp_path_factory.mktemp("fs-evidence")
+    return in_time(partial(_beside, switch, folder), SCENARIOS)
+
+
+def _beside(switch: World, folder: Path, chosen: Sequence[Scenario]) -> Run:
+    """Placed by two worlds; the second is there for this only."""
     with World(switch.settings, pbx="freeswitch", index=1) as second:
-        return in_time(
-            lambda calls: asyncio.run(run_scenarios(switch, calls, folder, calls=room.calls(2), beside=[second])),
-            SCENARIOS,
-        )
+        return asyncio.run(run_scenarios(switch, chosen, folder, calls=room.calls(2), beside=[second]))
 
 
 @pytest.mark.parametrize(("name", "number"), STEPS, ids=[f"{name}-{number + 1}" for name, number in STEPS])
@@ -78,11 +81,7 @@ def test_two_worlds_share_the_scenarios(run: Run) -> None:
 def _vector_run(switch: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The voice vectors of the CN pack on FreeSWITCH, placed once."""
     folder = tmp_path_factory.mktemp("fs-vectors")
-    with World(switch.settings, pbx="freeswitch", index=1) as second:
-        return in_time(
-            lambda calls: asyncio.run(run_scenarios(switch, calls, folder, calls=room.calls(2), beside=[second])),
-            VECTORS,
-        )
+    return in_time(partial(_beside, switch, folder), VECTORS)
 
 
 @pytest.mark.parametrize("title", [step.title for scenario in VECTORS for step in scenario.step])

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from placed import in_time
+from processors import Host
 
 from pbxguard.lab import cli, room
 from pbxguard.lab.evidence import Evidence, Observed
@@ -69,3 +70,16 @@ def test_a_run_that_failed_says_what_the_host_took(
     cli._summary(placed([scenario("a")], fails, stolen))
 
     assert ("took 20% of its processors' time" in capsys.readouterr().out) == said
+
+
+def test_a_test_of_calls_waits_for_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What begins while the host takes processors waits until a whole look finds them there, and says so."""
+    looks = iter([Ticks(0, 0), Ticks(50, 100), Ticks(90, 200), Ticks(91, 300)])
+    monkeypatch.setattr(Ticks, "now", lambda: next(looks))
+    monkeypatch.setattr(Host, "LOOK", 0.0)
+    host = Host()
+    with pytest.warns(UserWarning, match="the host took processors"):
+        host.wait()
+
+    assert next(looks, None) is None
+    assert 0.9 < host.waited < 30

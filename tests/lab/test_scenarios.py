@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from pbxguard.lab import callers, cli, evidence, report, room, vectors
 from pbxguard.lab.callers import Callers, Placing
 from pbxguard.lab.evidence import Evidence
 from pbxguard.lab.run import Run, run_scenarios
+from pbxguard.lab.scenario import Scenario
 from pbxguard.lab.scenariofile import load
 from pbxguard.lab.wire import Address, Capture, RtpPacket
 from pbxguard.lab.world import World
@@ -39,11 +41,12 @@ def lacking(run: Run) -> int:
 def _run(world: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """All scenarios, placed once, by three worlds side by side."""
     folder = tmp_path_factory.mktemp("evidence")
-    with World(world.settings, index=1) as second, World(world.settings, index=2) as third:
-        beside = [second, third]
-        run = in_time(
-            lambda files: asyncio.run(run_scenarios(world, files, folder, calls=room.calls(3), beside=beside)), FILES
-        )
+
+    def place(files: Sequence[Scenario]) -> Run:
+        with World(world.settings, index=1) as second, World(world.settings, index=2) as third:
+            return asyncio.run(run_scenarios(world, files, folder, calls=room.calls(3), beside=[second, third]))
+
+    run = in_time(place, FILES)
     report.write(run, "cn")
     return run
 
@@ -70,11 +73,12 @@ def test_call_goes_as_expected(run: Run, name: str, number: int, title: str) -> 
 def _vector_run(world: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The voice vectors of the CN pack, placed once."""
     folder = tmp_path_factory.mktemp("vectors")
-    with World(world.settings, index=1) as second:
-        return in_time(
-            lambda calls: asyncio.run(run_scenarios(world, calls, folder, calls=room.calls(2), beside=[second])),
-            VECTORS,
-        )
+
+    def place(calls: Sequence[Scenario]) -> Run:
+        with World(world.settings, index=1) as second:
+            return asyncio.run(run_scenarios(world, calls, folder, calls=room.calls(2), beside=[second]))
+
+    return in_time(place, VECTORS)
 
 
 @pytest.mark.parametrize("title", [step.title for scenario in VECTORS for step in scenario.step])
