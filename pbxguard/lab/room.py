@@ -19,7 +19,8 @@ CALLS = 12
 #: Calls at once for which one processor sends every packet in time; with 12 FreeSWITCH left gaps in a prompt.
 CALLS_PER_CPU = 8
 
-#: Part of the processors' time that a host may take from a virtual machine before sound begins to stutter.
+#: Part of the processors' time that a host may take from a virtual machine before sound stutters. Chosen, not
+#: measured: 0.7 % over a day did no harm, and in a run of which 18 % were taken 2 of 40 calls failed.
 STUTTERS_AT = 0.03
 
 

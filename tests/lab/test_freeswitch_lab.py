@@ -53,7 +53,7 @@ def _switch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture(name="run", scope="module")
 def _run(switch: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """All scenarios on FreeSWITCH, placed once, by two worlds side by side."""
+    """All scenarios on FreeSWITCH, placed by two worlds side by side."""
     folder = tmp_path_factory.mktemp("fs-evidence")
     return in_time(partial(_beside, switch, folder), SCENARIOS)
 
@@ -79,7 +79,7 @@ def test_two_worlds_share_the_scenarios(run: Run) -> None:
 
 @pytest.fixture(name="vector_run", scope="module")
 def _vector_run(switch: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The voice vectors of the CN pack on FreeSWITCH, placed once."""
+    """The voice vectors of the CN pack on FreeSWITCH, placed."""
     folder = tmp_path_factory.mktemp("fs-vectors")
     return in_time(partial(_beside, switch, folder), VECTORS)
 

@@ -39,7 +39,7 @@ def lacking(run: Run) -> int:
 
 @pytest.fixture(name="run", scope="session")
 def _run(world: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """All scenarios, placed once, by three worlds side by side."""
+    """All scenarios, placed by three worlds side by side."""
     folder = tmp_path_factory.mktemp("evidence")
 
     def place(files: Sequence[Scenario]) -> Run:
@@ -71,7 +71,7 @@ def test_call_goes_as_expected(run: Run, name: str, number: int, title: str) -> 
 
 @pytest.fixture(name="vector_run", scope="session")
 def _vector_run(world: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The voice vectors of the CN pack, placed once."""
+    """The voice vectors of the CN pack, placed."""
     folder = tmp_path_factory.mktemp("vectors")
 
     def place(calls: Sequence[Scenario]) -> Run:
