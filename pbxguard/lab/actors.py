@@ -444,8 +444,8 @@ def softphone_config(address: str, *, port: int = 5060, rtp: int = 16000, calls:
         calls: At how many calls it is busy, 0: never.
         patience: Seconds after which it gives up ringing, 0: never.
     """
-    # Its ringback tone would be played where the call is. Up to 2.0 a player that is stopped before its thread has begun
-    # goes on (baresip #1727): a call answered at once had two, each with every other packet of what was heard.
+    # Its ringback tone would be played where the call is. Up to 2.0 a player that is stopped before its thread has
+    # begun goes on (baresip #1727): a call answered at once had two, each with every other packet of what was heard.
     return f"""\
 sip_listen {address}:{port}
 call_local_timeout {patience}

@@ -318,7 +318,7 @@ def sipp_scenario(call: Placing) -> str:
     return (
         '<?xml version="1.0" encoding="UTF-8"?>\n<scenario name="lab">'
         + send(invite, ' retrans="500"')
-        + "".join(f'<recv response="{status}" optional="true"/>' for status in (100, 180, 183))
+        + "".join(f'<recv response="{status}" optional="true"/>' for status in (100, 180, 181, 182, 183))
         + "".join(f'<recv response="{status}" optional="true" next="1"/>' for status in statuses)
         + '<recv response="200"/>'
         + send(ack)
