@@ -28,6 +28,9 @@ _COMPARED = (
     "origin_status", "origin_heard", "origin_codec",
 )  # fmt: skip
 
+#: How the faults begin that say that too little of a sound was heard.
+_OF_SOUND = ("two_way_audio: ", "prompt: ", "heard: ", "callee_heard: ")
+
 TAG = messages.TAG
 #: Seconds that a sound may last longer than it is before the words tell of it: two packets and the rounding.
 PAUSE_S = 0.06
@@ -159,6 +162,20 @@ class Evidence:
     @property
     def passed(self) -> bool:
         return not self.faults
+
+    @property
+    def stuttered(self) -> bool:
+        """It failed only in that parts of the right sound are missing: so it does where a machine stands still."""
+        found = {Sound.WHOLE, Sound.CUT, Sound.GAPS}
+        seen, wanted = self.observed, self.expected
+        return (
+            not self.passed
+            and all(fault.startswith(_OF_SOUND) for fault in self.faults)
+            and {seen.heard or Sound.WHOLE, seen.callee_heard or Sound.WHOLE} <= found
+            and not seen.leaked
+            and (wanted is None or wanted.prompt in (None, seen.prompt))
+            and (wanted is None or wanted.two_way_audio is not False)
+        )
 
     def as_json(self) -> dict[str, object]:
         """The call as DESIGN section 7 has it in ``report.json``."""

@@ -59,7 +59,7 @@ class Run:
         skipped: Scenarios of which no call counts, and why.
         dealt: Which world took which scenario.
         seconds: How long it took.
-        stolen: Part of the processors' time that the machine's host gave to others meanwhile, 0 to 1.
+        stolen: Part of the processors' time wanted meanwhile that the machine's host gave to others, 0 to 1.
     """
 
     name: str

@@ -7,7 +7,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +54,21 @@ class Row:
     role: str
     address: str
     state: str
+
+
+class Missing:
+    """Since when somebody has been missing without a break, as far as the PBX said so each time it was asked."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, float] = {}
+
+    def for_long(self, names: Collection[str], now: float) -> set[str]:
+        """Of *names*, who are missing *now* (seconds of any clock), those who have been for more than 20 s.
+
+        A PBX that did not answer has named nobody: who was missing before begins anew.
+        """
+        self._since = {name: self._since.get(name, now) for name in names}
+        return {name for name, since in self._since.items() if now - since > _STUCK_FOR}
 
 
 class World:
@@ -415,14 +430,18 @@ class World:
         return code == 0
 
     def registered(self) -> set[str]:
-        """SIP users that are registered at the PBX."""
+        """SIP users that are registered at the PBX; nobody while it does not answer."""
+        return self._registered() or set()
+
+    def _registered(self) -> set[str] | None:
+        """The same; None while it does not answer."""
         if self.pbx == "freeswitch":
             # Not `show registrations`, which goes on naming those that were flushed.
-            text = "".join(self.fs_cli(f"sofia status profile {profile} reg") for profile in _PROFILES)
-            return set(re.findall(r"^User:\s+([^@\s]+)@lab$", text, re.MULTILINE))
+            said = [self.fs_cli(f"sofia status profile {profile} reg") for profile in _PROFILES]
+            return set(re.findall(r"^User:\s+([^@\s]+)@lab$", "".join(said), re.MULTILINE)) if all(said) else None
         code, text = self.engine.run(self.container("pbx"), "asterisk", "-rx", "pjsip show contacts")
         if code != 0:
-            return set()
+            return None
         return {
             line.split()[1].split("/", 1)[0]
             for line in text.splitlines()
@@ -563,14 +582,16 @@ class World:
         begun = time.monotonic()
         asked_again: set[str] = set()
         restarted: set[str] = set()
-        since: dict[str, float] = {}
+        missing = Missing()
 
         def ready() -> bool:
-            nonlocal since
             self._wanted()
-            silent = self._silent()
-            now = time.monotonic()
-            since = {name: since.get(name, now) for name in silent}
+            registered = self._registered()
+            if registered is None:
+                missing.for_long((), time.monotonic())
+                return False
+            silent = self._silent(registered)
+            stuck = missing.for_long(silent, time.monotonic())
             gateways = {name for name in silent if name in self.gateways}
             # FreeSWITCH, while it starts, has whoever registers come again after a minute (503, Retry-After). The
             # lab presses the gateway's button instead.
@@ -579,27 +600,26 @@ class World:
                     self.engine.run(self.container(name), "asterisk", "-rx", "pjsip send register *all")
                 asked_again.update(gateways)
             # A program can hang, and its container runs on; a telephone that was refused waits for minutes.
-            for name in sorted(silent.keys() - restarted) if restart else ():
-                if now - since[name] > _STUCK_FOR:
-                    self._wanted()
-                    self.say(f"restarting {self.container(name)}: {', '.join(silent[name])} did not register")
-                    self.engine.restart(self.container(name))
-                    restarted.add(name)
+            for name in sorted(stuck - restarted) if restart else ():
+                self._wanted()
+                self.say(f"restarting {self.container(name)}: {', '.join(silent[name])} did not register")
+                self.engine.restart(self.container(name))
+                restarted.add(name)
             return not silent and (not with_guard or self.guarded())
 
         try:
             wait_until(ready, 120, "every telephone to register")
         except LabUnavailable as error:
-            missing = ", ".join(number for numbers in self._silent().values() for number in numbers) or (
+            silent = self._silent(self.registered())
+            names = ", ".join(number for numbers in silent.values() for number in numbers) or (
                 "the guard" if with_guard else "nobody now"
             )
             raise LabUnavailable(
-                f"{error}; missing: {missing}. {self.engine.logs(self.container('pbx'), 5)}"
+                f"{error}; missing: {names}. {self.engine.logs(self.container('pbx'), 5)}"
             ) from error
 
-    def _silent(self) -> dict[str, list[str]]:
-        """Who runs but is not registered: actor -> its telephones' numbers, or the gateway's own name."""
-        registered = self.registered()
+    def _silent(self, registered: set[str]) -> dict[str, list[str]]:
+        """Who ought to be registered and is not: actor -> its telephones' numbers, or the gateway's own name."""
         silent: dict[str, list[str]] = {}
         for caller in self.net.callers:
             if caller.gateway is None:

@@ -4,11 +4,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
-from processors import Host
+from processors import HOST
 
 from pbxguard.config import Settings
 from pbxguard.lab.world import World
@@ -40,14 +40,12 @@ def _shares_the_lab(item: pytest.Item) -> bool:
     return bool(chain) and chain[-1].scope == "session"
 
 
-_HOST = Host()
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """What is to be heard in time is begun when the machine has its processors."""
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """What is to be heard in time is begun when the machine has its processors; the test's own time begins then."""
     if item.get_closest_marker("lab") is not None:
-        _HOST.wait()
+        HOST.wait()
+    return (yield)
 
 
 @pytest.fixture(name="world", scope="session")

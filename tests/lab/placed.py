@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 import pytest
+from processors import HOST, Host
 
 from pbxguard.lab.evidence import Evidence
 from pbxguard.lab.room import STUTTERS_AT
@@ -11,19 +12,25 @@ from pbxguard.lab.run import Run
 from pbxguard.lab.scenario import Scenario
 
 
-def in_time(place: Callable[[Sequence[Scenario]], Run], scenarios: Sequence[Scenario]) -> Run:
-    """A run of *scenarios*; where the host took processors meanwhile, what failed is placed again, with a warning.
+def in_time(place: Callable[[Sequence[Scenario]], Run], scenarios: Sequence[Scenario], host: Host = HOST) -> Run:
+    """A run of *scenarios*; where the host took processors meanwhile, what stuttered is placed again, with a warning.
 
-    A call that stutters because the machine stood still says nothing about the lab. On a machine that has its
-    processors nothing is placed twice.
+    A call that stutters because the machine stood still says nothing about the lab; one that failed in anything else
+    stays failed. On a machine that has its processors nothing is placed twice.
     """
     run = place(scenarios)
-    failed = {call.scenario for call in run.calls if not call.passed}
-    if not failed or run.stolen < STUTTERS_AT:
+    failed = [call for call in run.calls if not call.passed]
+    stuttered = {call.scenario for call in failed} - {call.scenario for call in failed if not call.stuttered}
+    if not stuttered or run.stolen < STUTTERS_AT:
         return run
-    warnings.warn(f"the host took {run.stolen:.0%} of the processors, placed again: {sorted(failed)}", stacklevel=1)
-    again = place([scenario for scenario in scenarios if scenario.name in failed])
-    run.calls = [call for call in run.calls if call.scenario not in failed] + again.calls
+    seen = [f"{call.folder}: {'; '.join(call.faults)}" for call in failed if call.scenario in stuttered]
+    warnings.warn(
+        f"the host took {run.stolen:.0%} of the processors; placed again:\n" + "\n".join(seen), stacklevel=1
+    )
+    host.wait(look=True)
+    again = place([scenario for scenario in scenarios if scenario.name in stuttered])
+    run.calls = [call for call in run.calls if call.scenario not in stuttered] + again.calls
+    run.skipped += again.skipped
     return run
 
 

@@ -110,10 +110,10 @@ def test_prompt_with_a_pause(codec, loss, conceal):
                 )
 
 
-@pytest.mark.parametrize("seconds", [0.2, 0.3, 0.48])
+@pytest.mark.parametrize("seconds", [0.14, 0.2, 0.3, 0.48])
 @pytest.mark.parametrize("codec", CODECS)
 def test_speech_left_out_is_no_pause(codec, seconds):
-    """A prompt that skips up to half a second of its words, or says something else for so long, is never whole."""
+    """A prompt that skips 0.14 to half a second of its words, or says something else for so long, is never whole."""
     size, tried = round(seconds * 8000), 0
     for seed, name in enumerate(NAMES):
         middle = len(ALL[name]) // 2 // 160 * 160
@@ -127,6 +127,24 @@ def test_speech_left_out_is_no_pause(codec, seconds):
             found = listen(after(np.concatenate(broken), (codec, 0, False), seed), {name: ALL[name]}, [name])
             assert found.sound in (Sound.CUT, Sound.GAPS), (name, len(broken), found)
     assert tried >= 3
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_word_in_a_pause_is_no_pause(codec):
+    """A PBX that stood still for half a second, in which 0.15 s of something else was heard: not whole."""
+    tried = 0
+    for seed, name in enumerate(NAMES):
+        middle = len(ALL[name]) // 2 // 160 * 160
+        word = ALL[NAMES[(seed + 5) % len(NAMES)]][8000:9200]
+        noise = np.random.default_rng(seed).normal(0, 2000, 1200).astype(np.int16)
+        for other in (word, noise):
+            if np.mean(np.abs(other.astype(float)) > 300) < 0.5:
+                continue  # half of it is silence
+            tried += 1
+            sent = np.concatenate([ALL[name][:middle], silence(0.17), other, silence(0.16), ALL[name][middle:]])
+            found = listen(after(sent, (codec, 0, False), seed), {name: ALL[name]}, [name])
+            assert found.sound in (Sound.CUT, Sound.GAPS), (name, found)
+    assert tried >= 13
 
 
 @pytest.mark.parametrize("codec", CODECS)

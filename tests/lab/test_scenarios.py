@@ -44,11 +44,11 @@ def _run(world: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
     def place(files: Sequence[Scenario]) -> Run:
         with World(world.settings, index=1) as second, World(world.settings, index=2) as third:
-            return asyncio.run(run_scenarios(world, files, folder, calls=room.calls(3), beside=[second, third]))
+            run = asyncio.run(run_scenarios(world, files, folder, calls=room.calls(3), beside=[second, third]))
+            report.write(run, "cn")
+            return run
 
-    run = in_time(place, FILES)
-    report.write(run, "cn")
-    return run
+    return in_time(place, FILES)
 
 
 @pytest.fixture(name="refused", scope="session")

@@ -1,17 +1,14 @@
 """The lab as its users have it: up, down, status, doctor, call, softphones; and what goes wrong."""
 
-import itertools
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +20,7 @@ from pbxguard.lab import capture, topology
 from pbxguard.lab import world as world_module
 from pbxguard.lab.engine import Container, Engine
 from pbxguard.lab.waiting import wait_until
-from pbxguard.lab.world import ASTERISK_IMAGE, World
+from pbxguard.lab.world import ASTERISK_IMAGE, Missing, World
 from pbxguard.store import Store
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
@@ -177,36 +174,21 @@ def test_down_of_a_lab_that_is_not_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("polls", "restart", "restarted"),
+    ("polls", "stuck"),
     [
-        ([{"li"}, {"zhang"}, {"li"}, {"zhang"}, set()], True, []),
-        ([{"li"}, {"li"}, {"li"}, {"li", "zhang"}, {"li"}, set()], True, ["pbxguard-li"]),
-        ([{"li"}, {"li"}, {"li"}, {"li"}, {"li"}, set()], False, []),
+        ([{"li"}, {"zhang"}, {"li"}, {"zhang"}, {"li"}], set()),
+        ([{"li"}, {"zhang"}, {"zhang"}, {"li"}, {"li"}], set()),
+        ([{"li"}, {"li"}, {"li"}, {"li", "zhang"}], {"li"}),
+        ([{"li", "zhang"}, {"li", "zhang"}, set(), {"li", "zhang"}, {"li", "zhang"}, {"li", "zhang"}], set()),
     ],
-    ids=["each-for-a-moment", "one-for-long", "during-a-call"],
+    ids=["in-turns", "with-a-break", "one-for-long", "the-pbx-did-not-answer"],
 )
-def test_who_is_started_anew(
-    monkeypatch: pytest.MonkeyPatch, polls: list[set[str]], restarted: list[str], *, restart: bool
-) -> None:
-    """Who has been missing for more than 20 s, once, and only in `up`; not who is missing when that is over."""
-    asked = iter(polls)
-    clock = itertools.count(0.0, 8.0)
-    bare = object.__new__(World)
-    done: list[str] = []
-    said: list[str] = []
-    values = {
-        "pbx": "asterisk", "gateways": {}, "net": topology.HOME, "give_up": threading.Event(), "say": said.append,
-        "engine": SimpleNamespace(restart=done.append), "_silent": lambda: {name: ["1"] for name in next(asked)},
-    }  # fmt: skip
-    for name, value in values.items():
-        setattr(bare, name, value)
-    monkeypatch.setattr(world_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+def test_who_is_missing_for_long(polls: list[set[str]], stuck: set[str]) -> None:
+    """Who has been missing for more than 20 s each time that the PBX was asked, every 8 s, and nobody before."""
+    missing = Missing()
+    found = [missing.for_long(names, 8.0 * number) for number, names in enumerate(polls)]
 
-    bare.wait_ready(restart=restart)
-
-    assert done == restarted
-    assert len(said) == len(restarted)
-    assert next(asked, None) is None
+    assert found == [set()] * (len(polls) - 1) + [stuck]
 
 
 def test_up_after_a_telephone_hung(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

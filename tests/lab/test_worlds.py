@@ -324,9 +324,11 @@ class TestReal:
             wait_until(
                 lambda: len(others(world)) >= 3 or running.poll() is not None, 150, "containers of the second world"
             )
+            ended = running.poll()
             running.send_signal(number)
             said, _ = running.communicate(timeout=90)
 
+        assert ended is None, said
         assert running.returncode == (1 if number == signal.SIGINT else 128 + number), said
         assert "Traceback" not in said, said[-3000:]
         assert world.engine.worlds() == {0}
