@@ -195,7 +195,11 @@ launch_dockerd() {
         sh "$ENGINE_LOG"
 }
 
-alive() { grep -qs . "/proc/$1/cmdline"; }
+# Runs, and is no zombie. Not by its command line, which is empty while it becomes another program.
+alive() {
+    local state
+    state=$(sed 's/.*) //' "/proc/$1/stat" 2>/dev/null) && [[ $state == [!ZX]* ]]
+}
 
 # wait_for_engine PID: until it answers, is no more, or has had its time
 wait_for_engine() {
