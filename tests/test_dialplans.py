@@ -75,7 +75,7 @@ def test_withheld_cli_is_gone_from_the_channel() -> None:
     start = next(n for n, step in enumerate(steps) if "n(withhold)" in step)
     branch = "\n".join(steps[start : start + 6])
     assert [text for text in ("CALLERID(all)=", "CALLERID(ani-all)=", "CALLERID(pres)=prohib",
-                              "REDIRECTING(from-num-valid)=no", "REDIRECTING(orig-num-valid)=no", "Return()")
+                              "REDIRECTING(from-num-valid,i)=no", "REDIRECTING(orig-num-valid,i)=no", "Return()")
             if text not in branch] == []  # fmt: skip
     assert "withhold)" in next(step for step in steps if "?withhold" in step)
 

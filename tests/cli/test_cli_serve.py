@@ -11,6 +11,7 @@ from time import monotonic
 
 import pytest
 
+from pbxguard.lab.waiting import wait_until
 from pbxguard.store import Store
 
 FRAMES = Path(__file__).parents[1] / "frames"
@@ -156,7 +157,7 @@ def test_damaged_database_stops_it(program, state) -> None:
 
 
 def test_old_decisions_go_at_the_start(serving, state, run) -> None:
-    """Decisions past keep_decisions_days are removed by the server itself."""
+    """Decisions past keep_decisions_days are removed by the server itself, beside its calls."""
     from datetime import UTC, datetime, timedelta
 
     from pbxguard.store import DecisionRow
@@ -167,7 +168,7 @@ def test_old_decisions_go_at_the_start(serving, state, run) -> None:
             at = datetime.now(UTC) - timedelta(days=days)
             store.record([DecisionRow(name, at, "voice", "intl", "", None, "", "", None, "allow", "default")])
     running, _ = serving()
+    with Store.open(state / "pbxguard.db") as store:
+        wait_until(lambda: [row.call_id for row in store.recent()] == ["young"], LIMIT, "the old one to go")
     running.send_signal(signal.SIGTERM)
     assert running.wait(LIMIT) == 0
-    with Store.open(state / "pbxguard.db") as store:
-        assert [row.call_id for row in store.recent()] == ["young"]
