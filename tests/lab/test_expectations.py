@@ -65,7 +65,7 @@ WRONG: list[tuple[str, dict[str, object], str]] = [
     ("connected", {"rang": ["zhang", "li"]}, "rang: expected li, zhang, observed li"),
     ("connected", {"rang": []}, "rang: expected none, observed li"),
     ("refused", {"rang": ["zhang"]}, "rang: expected zhang, observed none"),
-    ("connected", {"by": By(answer=0.2)}, "by.answer: expected within 0.2 s, observed after 0.306 s"),
+    ("connected", {"by": By(answer=0.2)}, "by.answer: expected within 0.2 s, observed after 0.305 s"),
     ("refused", {"by": By(answer=2)}, "by.answer: expected within 2.0 s, observed none (100, 183, then 403)"),
     (
         "connected",

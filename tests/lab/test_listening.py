@@ -50,6 +50,20 @@ def test_right_prompt(codec, loss, conceal):
             assert found.sound is Sound.WHOLE, name
 
 
+@pytest.mark.parametrize("loudness", [0.1, 0.276, 1.0])
+def test_markers_through_gsm(loudness):
+    """A telephone's PCMA becomes GSM at any moment, at any loudness: each marker is heard whole, nothing clicks."""
+    for name in ("marker caller", "marker callee"):
+        for phase in range(0, 160, 16):
+            said = np.concatenate([silence(0.2 + phase / 8000), np.round(ALL[name] * loudness).astype(np.int16)])
+            sent = line(said, "PCMA")
+            found = listen(line(sent, "GSM"), {name: ALL[name]}, [name])
+            assert (found.sound, found.parts[0].match.share) == (Sound.WHOLE, 1.0), (name, phase)
+            assert found.score >= 0.95, (name, phase)
+            loudest = [np.abs(each.astype(int)).max() for each in (line(sent, "GSM"), sent)]
+            assert loudest[0] < 4 * loudest[1], (name, phase)
+
+
 @on_every_line
 def test_cut_off_prompt(codec, loss, conceal):
     """Half a prompt, a second of it, or all but the last fifth is "cut", and where it ends is told to 0.3 s."""
