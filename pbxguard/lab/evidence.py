@@ -29,7 +29,7 @@ _COMPARED = (
 )  # fmt: skip
 
 #: How the faults begin that say that too little of a sound was heard.
-_OF_SOUND = ("two_way_audio: ", "prompt: ", "heard: ", "callee_heard: ")
+_OF_SOUND = ("two_way_audio: ", "prompt: ", "heard: ", "callee_heard: ", "origin_heard: ")
 
 TAG = messages.TAG
 #: Seconds that a sound may last longer than it is before the words tell of it: two packets and the rounding.
@@ -165,16 +165,26 @@ class Evidence:
 
     @property
     def stuttered(self) -> bool:
-        """It failed only in that parts of the right sound are missing: so it does where a machine stands still."""
-        found = {Sound.WHOLE, Sound.CUT, Sound.GAPS}
+        """It failed only in that parts of the right sound are missing: so it does where a machine stands still.
+
+        What was expected was a sound that is whole, and nothing else was heard in its place.
+        """
         seen, wanted = self.observed, self.expected
+        if self.passed or wanted is None or seen.leaked:
+            return False
+        ends = {"heard": (wanted.heard, seen.heard), "callee_heard": (wanted.callee_heard, seen.callee_heard),
+                "origin_heard": (wanted.origin_heard, seen.origin_heard)}  # fmt: skip
+        asked = {name for name, (want, _) in ends.items() if want is not None}
+        if wanted.two_way_audio is not None:
+            asked |= {"heard", "callee_heard"}
+        if wanted.prompt:
+            asked.add("heard")
         return (
-            not self.passed
-            and all(fault.startswith(_OF_SOUND) for fault in self.faults)
-            and {seen.heard or Sound.WHOLE, seen.callee_heard or Sound.WHOLE} <= found
-            and not seen.leaked
-            and (wanted is None or wanted.prompt in (None, seen.prompt))
-            and (wanted is None or wanted.two_way_audio is not False)
+            all(fault.startswith(_OF_SOUND) for fault in self.faults)
+            and all(want in (None, Sound.WHOLE) for want, _ in ends.values())
+            and all(ends[name][1] in (Sound.WHOLE, Sound.CUT, Sound.GAPS) for name in asked)
+            and wanted.prompt in (None, seen.prompt)
+            and wanted.two_way_audio is not False
         )
 
     def as_json(self) -> dict[str, object]:

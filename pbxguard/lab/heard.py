@@ -37,9 +37,9 @@ LONG_SLIP_S = 0.1
 # counts only if it is the reference beyond doubt and all was quiet until then: speech that was left out, or something
 # else that was said in between, is no pause.
 PAUSED_S = 0.5
-# Pieces of half a frame for which a codec rings on in a pause; before and after it GSM makes what is soft so loud at
-# times that a third as much as the pause is long is let pass.
-_RINGS_ON = 4
+# Pieces of half a frame that may be loud in a pause, since a codec rings on. Before and after it GSM makes what is
+# soft loud now and then, for up to a third of the pause's length, but not for long in a row.
+_RINGS_ON, _IN_A_ROW = 4, 5
 # Correlation that counts as "not at all" and "wholly". Half of all unlike blocks reach 0 at their best lag, 95 of
 # 100 stay below 0.3; G.711 keeps 0.99, G.722 0.95, GSM 0.93, and GSM that lost 5 % of its packets 0.86 on average.
 NONE_AT, WHOLE_AT = 0.45, 0.8
@@ -203,12 +203,20 @@ def _is_pause(sound: _Signal, wanted: _Signal, before: _Block, after: _Block, bl
     soft = _levels(wanted[first:end]) < max(FLOOR_RMS, floor / 2)  # a codec makes it louder at times
     in_time, too_late = (soft & (_levels(sound[first + o : end + o]) > loud) for o in (before.offset, after.offset))
     between = _levels(sound[first + before.offset : end + after.offset]) > loud
-    so_far = np.concatenate([[0], np.cumsum(between)])
     pause = len(between) - len(soft)
-    # By how much of the reference comes before the pause: the loud pieces in it, before it, and after it.
-    within = so_far[pause:] - so_far[: len(so_far) - pause]
-    around = np.concatenate([[0], np.cumsum(in_time)]) + np.concatenate([np.cumsum(too_late[::-1])[::-1], [0]])
-    return bool(np.any((within <= _RINGS_ON) & (3 * (within + around) < pause)))
+    for at in range(len(soft) + 1):
+        within = between[at : at + pause]
+        added = np.concatenate([in_time[:at], within, too_late[at:]])
+        few = np.count_nonzero(within) <= _RINGS_ON and 3 * np.count_nonzero(added) < pause
+        if few and _longest(added) <= _IN_A_ROW:
+            return True
+    return False
+
+
+def _longest(those: npt.NDArray[np.bool_]) -> int:
+    """Of how many in a row it is true, at most."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], those, [False]])))
+    return int(np.max(edges[1::2] - edges[::2], initial=0))
 
 
 def _levels(signal: _Signal) -> _Signal:

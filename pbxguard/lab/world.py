@@ -610,9 +610,10 @@ class World:
         try:
             wait_until(ready, 120, "every telephone to register")
         except LabUnavailable as error:
-            silent = self._silent(self.registered())
+            registered = self._registered()
+            silent = {} if registered is None else self._silent(registered)
             names = ", ".join(number for numbers in silent.values() for number in numbers) or (
-                "the guard" if with_guard else "nobody now"
+                "an answer of the PBX" if registered is None else "the guard" if with_guard else "nobody now"
             )
             raise LabUnavailable(
                 f"{error}; missing: {names}. {self.engine.logs(self.container('pbx'), 5)}"

@@ -15,6 +15,8 @@ from pbxguard.lab.scenario import Scenario
 def in_time(place: Callable[[Sequence[Scenario]], Run], scenarios: Sequence[Scenario], host: Host = HOST) -> Run:
     """A run of *scenarios*; where the host took processors meanwhile, what stuttered is placed again, with a warning.
 
+    Each placing has a folder and a report of its own; the run that is given is the first, with the last calls.
+
     A call that stutters because the machine stood still says nothing about the lab; one that failed in anything else
     stays failed. On a machine that has its processors nothing is placed twice.
     """
@@ -29,8 +31,8 @@ def in_time(place: Callable[[Sequence[Scenario]], Run], scenarios: Sequence[Scen
     )
     host.wait(look=True)
     again = place([scenario for scenario in scenarios if scenario.name in stuttered])
-    run.calls = [call for call in run.calls if call.scenario not in stuttered] + again.calls
-    run.skipped += again.skipped
+    placed = {call.scenario for call in again.calls}
+    run.calls = [call for call in run.calls if call.scenario not in placed] + again.calls
     return run
 
 

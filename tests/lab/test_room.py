@@ -1,5 +1,6 @@
 """What the machine's host takes of its processors, and what the lab and its tests make of that."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from pbxguard.lab import cli, room, waiting
 from pbxguard.lab.evidence import Evidence, Observed
 from pbxguard.lab.room import Ticks
 from pbxguard.lab.run import Run
-from pbxguard.lab.scenario import CallStep, Scenario, Step
+from pbxguard.lab.scenario import CallStep, Expect, Scenario, Sound, Step
 
 CALL = CallStep(cli="13800138000", callee="13957100001", trunk="natl")
 
@@ -42,66 +43,115 @@ STUTTERED = "prompt: expected x whole, observed x cut"
 REFUSED = "verdict: expected block, observed allow"
 
 
-def placed(chosen: Sequence[Scenario], fails: Mapping[str, str], stolen: float) -> Run:
+WHOLE = Expect(verdict="allow", heard=Sound.WHOLE)
+
+
+def placed(chosen: Sequence[Scenario], fails: Mapping[str, Sequence[str]], stolen: float) -> Run:
+    """A run in which the steps of these scenarios failed so, one after the other, and all others passed."""
     observed = Observed("failed", "", None, False, False, "", 0.0, None, heard="cut")
     calls = [
-        Evidence(each.name, each.name, "x", CALL, None, observed, (fails[each.name],) if each.name in fails else ())
+        Evidence(each.name, each.name, "x", CALL, WHOLE, observed, (fault,) if fault else ())
         for each in chosen
+        for fault in fails.get(each.name, [""])
     ]
     return Run("x", Path(), calls=calls, stolen=stolen)
 
 
+BOTH = {"two_way_audio": True}
+
+
 @pytest.mark.parametrize(
-    ("fault", "heard", "again"),
+    ("fault", "wanted", "seen", "again"),
     [
-        (STUTTERED, "cut", True),
-        ("two_way_audio: expected yes, observed no", "gaps", True),
-        (STUTTERED, "wrong", False),
-        (REFUSED, "cut", False),
-        ("rang: expected none, observed zhang", "whole", False),
+        (STUTTERED, {"prompt": "x"}, {"prompt": "x", "heard": "cut"}, True),
+        (STUTTERED, {"prompt": "x"}, {"prompt": "y", "heard": "wrong"}, False),
+        (STUTTERED, {"prompt": "x"}, {"heard": "nothing"}, False),
+        (STUTTERED, {"prompt": ""}, {"prompt": "x", "heard": "whole"}, False),
+        ("heard: expected whole, observed gaps", {"heard": "whole"}, {"heard": "gaps"}, True),
+        ("heard: expected whole, observed noise", {"heard": "whole"}, {"heard": "noise"}, False),
+        ("heard: expected gaps, observed whole", {"heard": "gaps"}, {"heard": "whole"}, False),
+        ("two_way_audio: expected yes, observed no", BOTH, {"heard": "gaps", "callee_heard": "cut"}, True),
+        ("two_way_audio: expected yes, observed no", BOTH, {"heard": "gaps", "callee_heard": ""}, False),
+        ("two_way_audio: expected no, observed yes", {"two_way_audio": False}, {"heard": "whole",
+                                                                               "callee_heard": "whole"}, False),
+        ("callee_heard: expected whole, observed no call", {"callee_heard": "whole"}, {"heard": "whole"}, False),
+        ("origin_heard: expected whole, observed gaps", {"origin_heard": "whole"}, {"origin_heard": "gaps"}, True),
+        (REFUSED, {"heard": "whole"}, {"heard": "cut"}, False),
+        ("rang: expected none, observed zhang", {}, {"heard": "whole"}, False),
     ],
-)
-def test_what_counts_as_a_stutter(fault: str, heard: str, *, again: bool) -> None:
+)  # fmt: skip
+def test_what_counts_as_a_stutter(
+    fault: str, wanted: dict[str, object], seen: dict[str, str], *, again: bool
+) -> None:
     """Parts of the right sound are missing, and nothing else is the matter."""
-    observed = Observed("failed", "", None, False, False, "", 0.0, None, heard=heard)
-    call = Evidence("a", "a", "x", CALL, None, observed, (fault,))
+    observed = replace(Observed("failed", "", None, False, False, "", 0.0, None), **seen)  # type: ignore[arg-type]
+    expected = Expect.model_validate({"verdict": "allow", **wanted})
+    call = Evidence("a", "a", "x", CALL, expected, observed, (fault,))
 
     assert call.stuttered == again
     assert not replace(call, faults=()).stuttered
     assert not replace(call, faults=(fault, REFUSED)).stuttered
     assert not replace(call, observed=replace(observed, leaked="intl_default_off")).stuttered
+    assert not replace(call, expected=None).stuttered
 
 
 @pytest.mark.parametrize(
-    ("stolen", "fault", "times"), [(0.0, STUTTERED, 1), (room.STUTTERS_AT, STUTTERED, 2), (0.5, REFUSED, 1)]
+    ("stolen", "fails", "second"),
+    [
+        (0.0, {"b": [STUTTERED]}, []),
+        (0.5, {"b": [REFUSED]}, []),
+        (0.5, {"b": [STUTTERED, REFUSED]}, []),
+        (room.STUTTERS_AT, {"b": [STUTTERED]}, ["b"]),
+        (0.5, {"b": ["", STUTTERED], "c": [REFUSED]}, ["b"]),
+    ],
 )
-def test_calls_are_placed_again_only_where_they_stuttered(stolen: float, fault: str, times: int) -> None:
+def test_calls_are_placed_again_only_where_they_stuttered(
+    monkeypatch: pytest.MonkeyPatch, stolen: float, fails: dict[str, list[str]], second: list[str]
+) -> None:
     """On a machine that has its processors a failed call stays failed; elsewhere, if it failed in more."""
     asked: list[list[str]] = []
 
     def place(chosen: Sequence[Scenario]) -> Run:
         asked.append([each.name for each in chosen])
-        return placed(chosen, {"b": fault} if len(asked) == 1 else {}, stolen)
+        return placed(chosen, fails if len(asked) == 1 else {}, stolen)
 
-    chosen = [scenario(name) for name in "abc"]
-    host = Host(lambda: Ticks(0, 0), lambda _: None)
-    if times == 1:
-        run = in_time(place, chosen, host)
-    else:
-        with pytest.warns(UserWarning, match="the host took 6% of the processors; placed again:\nNone: prompt: exp"):
-            run = in_time(place, chosen, host)
+    machine = Machine(monkeypatch, range(0))
+    host = Host(machine.ticks, machine.work)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        run = in_time(place, [scenario(name) for name in "abc"], host)
 
-    assert asked == [["a", "b", "c"], ["b"]][:times]
-    assert [call.scenario for call in run.calls if not call.passed] == ["b"][: 2 - times]
-    assert sorted(call.scenario for call in run.calls) == ["a", "b", "c"]
+    assert asked == [["a", "b", "c"], second][: 1 + bool(second)]
+    assert machine.worked == bool(second)
+    assert [f"the host took {stolen:.0%} of the processors; placed again:\nNone: {STUTTERED}"] * bool(second) == [
+        str(each.message) for each in said
+    ]
+    assert {call.scenario for call in run.calls if not call.passed} == fails.keys() - set(second)
+    assert {call.scenario for call in run.calls} == {"a", "b", "c"}
+
+
+def test_what_cannot_be_placed_again_stays_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second run that skips what stuttered in the first does not make it pass."""
+    runs = iter([placed([scenario("b")], {"b": [STUTTERED]}, 0.5), Run("x", Path(), skipped=[{"scenario": "b"}])])
+    machine = Machine(monkeypatch, range(0))
+    with pytest.warns(UserWarning, match="placed again"):
+        run = in_time(lambda _: next(runs), [scenario("b")], Host(machine.ticks, machine.work))
+
+    assert [call.passed for call in run.calls] == [False]
+    assert run.skipped == []
 
 
 @pytest.mark.parametrize(
     ("stolen", "fails", "said"),
-    [(0.2, {"a": STUTTERED}, True), (0.2, {"a": REFUSED}, False), (0.2, {}, False), (0.01, {"a": STUTTERED}, False)],
+    [
+        (0.2, {"a": [STUTTERED]}, True),
+        (0.2, {"a": [REFUSED]}, False),
+        (0.2, {}, False),
+        (0.01, {"a": [STUTTERED]}, False),
+    ],
 )
 def test_a_run_that_failed_says_what_the_host_took(
-    capsys: pytest.CaptureFixture[str], stolen: float, fails: dict[str, str], *, said: bool
+    capsys: pytest.CaptureFixture[str], stolen: float, fails: dict[str, list[str]], *, said: bool
 ) -> None:
     """Who hears calls stutter on a machine without its processors is told so; nobody else is."""
     cli._summary(placed([scenario("a")], fails, stolen))

@@ -1,14 +1,17 @@
 """The lab as its users have it: up, down, status, doctor, call, softphones; and what goes wrong."""
 
+import itertools
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -181,7 +184,7 @@ def test_down_of_a_lab_that_is_not_up(tmp_path: Path) -> None:
         ([{"li"}, {"li"}, {"li"}, {"li", "zhang"}], {"li"}),
         ([{"li", "zhang"}, {"li", "zhang"}, set(), {"li", "zhang"}, {"li", "zhang"}, {"li", "zhang"}], set()),
     ],
-    ids=["in-turns", "with-a-break", "one-for-long", "the-pbx-did-not-answer"],
+    ids=["in-turns", "with-a-break", "one-for-long", "all-but-once"],
 )
 def test_who_is_missing_for_long(polls: list[set[str]], stuck: set[str]) -> None:
     """Who has been missing for more than 20 s each time that the PBX was asked, every 8 s, and nobody before."""
@@ -189,6 +192,41 @@ def test_who_is_missing_for_long(polls: list[set[str]], stuck: set[str]) -> None
     found = [missing.for_long(names, 8.0 * number) for number, names in enumerate(polls)]
 
     assert found == [set()] * (len(polls) - 1) + [stuck]
+
+
+@pytest.mark.parametrize(
+    ("answers", "restart", "restarted"),
+    [
+        ([set(), set(), set(), set(), set(), {"1"}], True, ["pbxguard-li"]),
+        ([None, None, None, None, None, {"1"}], True, []),
+        ([set(), set(), set(), None, set(), set(), {"1"}], True, []),
+        ([set(), set(), set(), set(), set(), {"1"}], False, []),
+    ],
+    ids=["missing", "the-pbx-does-not-answer", "the-pbx-did-not-answer-once", "during-a-call"],
+)
+def test_who_is_started_anew(
+    monkeypatch: pytest.MonkeyPatch, answers: list[set[str] | None], restarted: list[str], *, restart: bool
+) -> None:
+    """A telephone whose number is missing in the PBX's answers for more than 20 s, once, and only in `up`."""
+    asked = iter(answers)
+    clock = itertools.count(0.0, 8.0)
+    bare = object.__new__(World)
+    done: list[str] = []
+    said: list[str] = []
+    values = {
+        "pbx": "asterisk", "gateways": {}, "net": topology.HOME, "give_up": threading.Event(), "say": said.append,
+        "engine": SimpleNamespace(restart=done.append), "_registered": lambda: next(asked),
+        "_silent": lambda registered: {} if registered else {"li": ["1"]},
+    }  # fmt: skip
+    for name, value in values.items():
+        setattr(bare, name, value)
+    monkeypatch.setattr(world_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+
+    bare.wait_ready(restart=restart)
+
+    assert done == restarted
+    assert len(said) == len(restarted)
+    assert next(asked, "end") == "end"
 
 
 def test_up_after_a_telephone_hung(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
