@@ -6,6 +6,7 @@ Everything else in this package is SQLAlchemy Core and compiles for PostgreSQL a
 import shutil
 import sqlite3
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -63,7 +64,7 @@ def make_engine(path: Path) -> Engine:
     def _connect(dbapi: sqlite3.Connection, _record: object) -> None:
         # Python's own transaction control opens them late and deferred; ours are explicit (see _begin)
         dbapi.isolation_level = None
-        dbapi.execute("PRAGMA journal_mode=WAL")
+        _write_ahead(dbapi)
         # a consent is on the disk before it is confirmed: NORMAL could lose it with the power
         dbapi.execute("PRAGMA synchronous=FULL")
         dbapi.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
@@ -76,6 +77,24 @@ def make_engine(path: Path) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
     return engine
+
+
+def _write_ahead(dbapi: sqlite3.Connection) -> None:
+    """Have the database use a write-ahead log, as it does from its first connection on.
+
+    Two that open a new database at once need the same lock for it, and SQLite waits for none here (of each other they
+    would wait for ever): it refuses one of them at once, which asks again until the other is through.
+    """
+    end = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            dbapi.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+            time.sleep(0.005)
+        else:
+            return
 
 
 @contextmanager

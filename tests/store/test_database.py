@@ -149,6 +149,38 @@ def test_locked_database_stops_writers_after_two_seconds_and_readers_never(store
     assert store.remove_subscriber(ZHANG.number)
 
 
+@pytest.mark.parametrize("lock", ["BEGIN IMMEDIATE", "BEGIN; SELECT * FROM sqlite_master", "BEGIN EXCLUSIVE"])
+def test_new_database_that_another_program_is_opening_too(tmp_path: Path, lock: str) -> None:
+    """Whichever lock the other has on the file that has no write-ahead log yet, it is waited for."""
+    raw = sqlite3.connect(tmp_path / "new.db", isolation_level=None, check_same_thread=False)
+    raw.execute("CREATE TABLE t(a)")
+    for statement in lock.split("; "):
+        raw.execute(statement).fetchall()
+    release = threading.Timer(0.3, lambda: raw.execute("ROLLBACK"))
+    release.start()
+    try:
+        with Store.open(tmp_path / "new.db") as store:
+            assert release.finished.is_set()
+            assert list(store.recent()) == []
+    finally:
+        release.join()
+        raw.close()
+
+
+def test_new_database_that_stays_locked(tmp_path: Path) -> None:
+    """A program that holds its lock on the new file is named as the cause, after two seconds."""
+    raw = sqlite3.connect(tmp_path / "new.db", isolation_level=None)
+    raw.execute("CREATE TABLE t(a)")
+    raw.execute("BEGIN")
+    raw.execute("SELECT * FROM sqlite_master").fetchall()
+    try:
+        with pytest.raises(StoreUnavailable, match="locked by another program") as caught:
+            Store.open(tmp_path / "new.db")
+        one_line(caught.value)
+    finally:
+        raw.close()
+
+
 _FILL = """
 import resource, sys
 from pbxguard.errors import StoreUnavailable
